@@ -1,0 +1,1 @@
+"""The write door: HTTP in, request event out; no money is decided here."""

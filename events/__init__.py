@@ -1,0 +1,1 @@
+"""Everything that knows Kafka: envelope, topics, publishing, consuming."""

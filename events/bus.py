@@ -1,0 +1,131 @@
+"""Publishing for the doors: idempotent, acknowledged by all replicas, and honest about what is not known.
+
+An idempotent producer never drops a batch that was handed to it: a publish that is not acknowledged in time may still come into the
+log, whenever the broker is back. So there are two failures, and they are not alike: `Unavailable` says that nothing was handed over,
+`OutcomeUnknown` that something was.
+"""
+
+import asyncio
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from prometheus_client import Counter, Histogram
+
+from events.envelope import Envelope
+from events.topics import REQUEST_BYTES_MAX
+
+log = structlog.get_logger()
+
+HAND_OVER_S: Final = 1.0
+"""How long a publish may wait for metadata and buffer space before anything is handed over."""
+WATCH_INTERVAL_S: Final = 1.0
+WATCH_TIMEOUT_S: Final = 2.0
+RETRY_BACKOFF_MS: Final = 20
+REQUEST_TIMEOUT_MS: Final = 10_000
+
+PUBLISHED: Final = Counter("cnop_published_total", "Events published, by outcome", ["topic", "outcome"])
+PUBLISH_S: Final = Histogram(
+    "cnop_publish_seconds", "Hand-over to acknowledgement", ["topic"], buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 3)
+)
+
+
+class Unavailable(RuntimeError):
+    """The event was not handed to the broker's client: it will not appear in the log."""
+
+
+class OutcomeUnknown(RuntimeError):
+    """The event was handed over and not acknowledged in time: it may be in the log, or come into it later."""
+
+
+class TooLarge(ValueError):
+    """The record is over the topic's limit: refused before anything was sent."""
+
+
+class Bus:
+    """A door's publisher. `start` waits for the first connection; `watch` must run as a held task: it tells whether a broker answers."""
+
+    def __init__(self, bootstrap: str, *, client_id: str, acknowledge_s: float) -> None:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap,
+            client_id=client_id,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_request_size=REQUEST_BYTES_MAX,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+        )
+        self._acknowledge_s = acknowledge_s
+        self._reachable = False
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a broker answered the last look, at most a few seconds ago."""
+        return self._reachable
+
+    async def start(self) -> None:
+        """Connect. KafkaConnectionError where no broker answers."""
+        await self._producer.start()
+        self._reachable = True
+
+    async def stop(self, within_s: float) -> None:
+        """Flush what was handed over, within a bound, and disconnect. What is not acknowledged by then stays unknown."""
+        try:
+            await asyncio.wait_for(self._producer.stop(), within_s)
+        except TimeoutError:
+            log.warning("publisher stopped with unacknowledged events", within_s=within_s)
+
+    async def watch(self) -> None:
+        """Ask for metadata again and again; runs until it is cancelled."""
+        while True:
+            reachable = await self._answers()
+            if reachable != self._reachable:
+                log.warning("broker reachable" if reachable else "broker away")
+            self._reachable = reachable
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def _answers(self) -> bool:
+        try:
+            await asyncio.wait_for(self._producer.client.fetch_all_metadata(), WATCH_TIMEOUT_S)
+        except (KafkaError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def publish(self, topic: str, envelope: Envelope, partition: int | None = None) -> None:
+        """Returns when every replica in sync has the event. Raises Unavailable, OutcomeUnknown or TooLarge; never retries with a new record."""
+        if not self._reachable:
+            PUBLISHED.labels(topic, "unavailable").inc()
+            raise Unavailable("no broker answers")
+        with PUBLISH_S.labels(topic).time():
+            acknowledged = await self._hand_over(topic, envelope, partition)
+            await self._acknowledge(topic, acknowledged)
+        PUBLISHED.labels(topic, "acknowledged").inc()
+
+    async def _hand_over(self, topic: str, envelope: Envelope, partition: int | None) -> "asyncio.Future[object]":
+        try:
+            return await asyncio.wait_for(
+                self._producer.send(topic, value=envelope.value, key=envelope.key, partition=partition, headers=envelope.headers()),
+                HAND_OVER_S,
+            )
+        except MessageSizeTooLargeError:
+            PUBLISHED.labels(topic, "too-large").inc()
+            raise TooLarge(f"the record is larger than {REQUEST_BYTES_MAX} bytes") from None
+        except (KafkaError, TimeoutError) as error:
+            PUBLISHED.labels(topic, "unavailable").inc()
+            raise Unavailable(str(error) or "no metadata or buffer space in time") from error
+
+    async def _acknowledge(self, topic: str, acknowledged: "asyncio.Future[object]") -> None:
+        try:
+            await asyncio.wait_for(asyncio.shield(acknowledged), self._acknowledge_s)
+        except (KafkaError, TimeoutError) as error:
+            self._reachable = self._reachable and not isinstance(error, TimeoutError)
+            acknowledged.add_done_callback(_forget)
+            PUBLISHED.labels(topic, "unknown").inc()
+            raise OutcomeUnknown(str(error) or f"not acknowledged within {self._acknowledge_s} s") from error
+
+
+def _forget(future: "asyncio.Future[object]") -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,137 @@
+"""CloudEvents 1.0 in Kafka binary mode: attributes are headers, the value is the JSON payload alone.
+
+Source of the header names: CloudEvents Kafka Protocol Binding 1.0.2, section 3.2. `traceparent` and `tracestate` follow W3C Trace
+Context; `x-request-id` and `cnop-reply-to` are ours.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from schemas.instants import parse_rfc3339, rfc3339
+
+SPEC_VERSION: Final = "1.0"
+CONTENT_TYPE: Final = "application/json"
+SEQUENCE_DIGITS: Final = 20
+HEADER_VALUE_BYTES_MAX: Final = 1024
+HEADERS_MAX: Final = 32
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class UnreadableEnvelope(ValueError):
+    """The headers of a record are not those of a CloudEvent that this system knows; the text names the header and the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One event, ready to be published or just read.
+
+    `subject` is the record's key: the username, or an asset id. `reply_to` names the channel on which a door waits for the outcome.
+    """
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    value: bytes
+    correlation_id: str
+    trace_id: str
+    causation_id: str | None = None
+    sequence: int | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    reply_to: str | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The record's key."""
+        return self.subject.encode()
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The record's headers; attributes that are not set are left out."""
+        fields = (
+            ("ce_specversion", SPEC_VERSION),
+            ("ce_id", self.id),
+            ("ce_source", self.source),
+            ("ce_type", self.type),
+            ("ce_subject", self.subject),
+            ("ce_time", rfc3339(self.time)),
+            ("ce_dataschema", data_schema(self.type)),
+            ("content-type", CONTENT_TYPE),
+            ("ce_correlationid", self.correlation_id),
+            ("ce_causationid", self.causation_id),
+            ("ce_sequence", None if self.sequence is None else f"{self.sequence:0{SEQUENCE_DIGITS}d}"),
+            ("traceparent", self.traceparent),
+            ("tracestate", self.tracestate),
+            ("x-request-id", self.trace_id),
+            ("cnop-reply-to", self.reply_to),
+        )
+        return [(name, value.encode()) for name, value in fields if value]
+
+
+def data_schema(ce_type: str) -> str:
+    """Name of the JSON Schema of a type's payload: `urn:cnop:schema:` and the type."""
+    return f"urn:cnop:schema:{ce_type}"
+
+
+def read(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Envelope:
+    """Read a record. Unknown headers are ignored; key and `ce_subject` must agree. UnreadableEnvelope says what is wrong."""
+    fields = _texts(headers)
+    for required in ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject"):
+        if not fields.get(required):
+            raise UnreadableEnvelope(f"header {required} is missing")
+    if fields["ce_specversion"] != SPEC_VERSION:
+        raise UnreadableEnvelope(f"ce_specversion is {fields['ce_specversion']!r}, not {SPEC_VERSION!r}")
+    if key is None or key != fields["ce_subject"].encode():
+        raise UnreadableEnvelope("key and ce_subject differ")
+    if value is None:
+        raise UnreadableEnvelope("no value")
+    return Envelope(
+        id=fields["ce_id"],
+        source=fields["ce_source"],
+        type=fields["ce_type"],
+        subject=fields["ce_subject"],
+        time=_time(fields.get("ce_time")),
+        value=value,
+        correlation_id=fields.get("ce_correlationid", fields["ce_id"]),
+        trace_id=fields.get("x-request-id", fields["ce_id"]),
+        causation_id=fields.get("ce_causationid"),
+        sequence=_sequence(fields.get("ce_sequence")),
+        traceparent=fields.get("traceparent"),
+        tracestate=fields.get("tracestate"),
+        reply_to=fields.get("cnop-reply-to"),
+    )
+
+
+def _texts(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for count, (name, raw) in enumerate(headers):
+        if count >= HEADERS_MAX:
+            raise UnreadableEnvelope(f"more than {HEADERS_MAX} headers")
+        if raw is None or len(raw) > HEADER_VALUE_BYTES_MAX:
+            raise UnreadableEnvelope(f"header {name} has no value or more than {HEADER_VALUE_BYTES_MAX} bytes")
+        try:
+            fields[name] = raw.decode()
+        except UnicodeDecodeError:
+            raise UnreadableEnvelope(f"header {name} is not UTF-8") from None
+    return fields
+
+
+def _time(text: str | None) -> datetime:
+    if text is None:
+        raise UnreadableEnvelope("header ce_time is missing")
+    try:
+        return parse_rfc3339(text)
+    except ValueError:
+        raise UnreadableEnvelope("ce_time is not an RFC 3339 time with an offset") from None
+
+
+def _sequence(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= SEQUENCE_DIGITS):
+        raise UnreadableEnvelope(f"ce_sequence is not a number of at most {SEQUENCE_DIGITS} digits")
+    return int(text)

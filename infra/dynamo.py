@@ -1,0 +1,244 @@
+"""DynamoDB: the client's lifecycle, the item codec, the tables, and the errors that callers tell apart.
+
+Money goes out as Number and comes back as Decimal; there is no float on the way. The SDK's own retries are off: a repeated
+transaction may answer for what its first try wrote, so each caller repeats knowingly.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aioboto3
+import stamina
+from aiohttp import ClientError as HttpError
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from prometheus_client import Counter, Histogram
+
+from schemas.instants import rfc3339
+from schemas.money import plain
+from schemas.tables import TABLES, Table
+
+Attribute = dict[str, Any]
+Item = dict[str, Attribute]
+
+CONNECT_S: Final = 2.0
+READ_S: Final = 5.0
+CONNECTIONS_MAX: Final = 32
+START_ATTEMPTS_MAX: Final = 20
+START_WAIT_S_MAX: Final = 30.0
+TABLE_WAIT_S: Final = 60.0
+TABLE_POLL_S: Final = 0.5
+
+_TRANSIENT_CODES: Final = frozenset(
+    {
+        "InternalServerError",
+        "ItemCollectionSizeLimitExceededException",
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ServiceUnavailable",
+        "ThrottlingException",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+    }
+)
+
+CALL_S: Final = Histogram("cnop_dynamodb_seconds", "DynamoDB calls", ["operation"], buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5))
+FAULTS: Final = Counter("cnop_dynamodb_faults_total", "DynamoDB calls that failed for a passing reason", ["operation", "code"])
+
+
+class DynamoUnavailable(RuntimeError):
+    """A passing fault: throttled, in conflict, away, or no answer in time. What a write did is then unknown."""
+
+
+class TableMismatch(RuntimeError):
+    """A table exists with another key schema or other indexes than declared. The text names the table and both."""
+
+
+class Dynamo:
+    """A connected client as an async context manager: `async with Dynamo(url, region) as dynamo`."""
+
+    def __init__(self, endpoint_url: str, region: str, *, connections_max: int = CONNECTIONS_MAX) -> None:
+        self._endpoint_url = endpoint_url or None
+        self._config = Config(
+            region_name=region,
+            connect_timeout=CONNECT_S,
+            read_timeout=READ_S,
+            max_pool_connections=connections_max,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            parameter_validation=False,
+        )
+        self._stack = AsyncExitStack()
+        self.client: Any = None
+
+    async def __aenter__(self) -> Self:
+        self.client = await self._stack.enter_async_context(aioboto3.Session().client("dynamodb", endpoint_url=self._endpoint_url, config=self._config))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.aclose()
+
+    async def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """One API call, `operation` in snake case.
+
+        DynamoUnavailable for a passing fault; `botocore.exceptions.ClientError` for an answer that says no (a condition, a cancelled
+        transaction, a bad request).
+        """
+        with CALL_S.labels(operation).time():
+            try:
+                answer: dict[str, Any] = await getattr(self.client, operation)(**arguments)
+            except ClientError as error:
+                code = error_code(error)
+                if code not in _TRANSIENT_CODES and status_of(error) < 500:  # noqa: PLR2004 - HTTP
+                    raise
+                FAULTS.labels(operation, code).inc()
+                raise DynamoUnavailable(f"{operation}: {code}") from error
+            except (BotoCoreError, HttpError, TimeoutError, OSError) as error:
+                FAULTS.labels(operation, type(error).__name__).inc()
+                raise DynamoUnavailable(f"{operation}: {type(error).__name__}") from error
+        return answer
+
+    async def ping(self) -> None:
+        """Cheap proof that the store answers and has our tables. DynamoUnavailable or ClientError otherwise."""
+        await self.call("describe_table", TableName=TABLES[0].name)
+
+
+def error_code(error: ClientError) -> str:
+    """DynamoDB's name of an error."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: ClientError) -> int:
+    """HTTP status of an error answer; 0 where there is none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def to_attribute(value: object) -> Attribute:  # noqa: C901, PLR0911 - one case a type
+    """A value as DynamoDB's typed JSON. Dataclasses and mappings become maps, without their None fields. TypeError for a float."""
+    match value:
+        case str():
+            return {"S": value}
+        case bool():
+            return {"BOOL": value}
+        case int():
+            return {"N": str(value)}
+        case Decimal():
+            return {"N": plain(value)}
+        case datetime():
+            return {"S": rfc3339(value)}
+        case None:
+            return {"NULL": True}
+        case bytes():
+            return {"B": value}
+        case Mapping():
+            return {"M": {str(name): to_attribute(part) for name, part in value.items() if part is not None}}
+        case list() | tuple():
+            return {"L": [to_attribute(part) for part in value]}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"M": to_item(value)}
+    raise TypeError(f"{type(value).__name__} has no place in an item")
+
+
+def to_item(value: object) -> Item:
+    """A dataclass as an item's attributes, without its None fields."""
+    pairs = ((field.name, getattr(value, field.name)) for field in fields(value))  # type: ignore[arg-type] # a dataclass instance
+    return {name: to_attribute(part) for name, part in pairs if part is not None}
+
+
+def from_attribute(attribute: Mapping[str, Any]) -> Any:
+    """The inverse: Number becomes Decimal, and everything else what JSON would make of it."""
+    ((kind, value),) = attribute.items()
+    match kind:
+        case "N":
+            return Decimal(value)
+        case "M":
+            return {name: from_attribute(part) for name, part in value.items()}
+        case "L":
+            return [from_attribute(part) for part in value]
+        case "NULL":
+            return None
+        case _:
+            return value
+
+
+def from_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item's attributes as plain values."""
+    return {name: from_attribute(attribute) for name, attribute in item.items()}
+
+
+async def provision(endpoint_url: str, region: str) -> list[str]:
+    """Create the tables that are missing and check those that are there; the names of the created ones.
+
+    TableMismatch where keys or indexes differ: they are fixed at creation. DynamoUnavailable where no store answers.
+    """
+    async with Dynamo(endpoint_url, region) as dynamo:
+        async for attempt in stamina.retry_context(on=DynamoUnavailable, attempts=START_ATTEMPTS_MAX, timeout=START_WAIT_S_MAX, wait_max=2.0):
+            with attempt:
+                existing = set((await dynamo.call("list_tables"))["TableNames"])
+        created = [table.name for table in TABLES if table.name not in existing]
+        for table in TABLES:
+            if table.name in created:
+                await dynamo.call("create_table", **_declaration(table))
+            _check(table, await _when_active(dynamo, table))
+        return created
+
+
+def _declaration(table: Table) -> dict[str, Any]:
+    keys = [{"AttributeName": table.partition_key, "KeyType": "HASH"}]
+    if table.sort_key:
+        keys.append({"AttributeName": table.sort_key, "KeyType": "RANGE"})
+    types = {table.partition_key: "S", **({table.sort_key: "S"} if table.sort_key else {}), **{index.sort_key: index.sort_type for index in table.indexes}}
+    declaration: dict[str, Any] = {
+        "TableName": table.name,
+        "KeySchema": keys,
+        "AttributeDefinitions": [{"AttributeName": name, "AttributeType": kind} for name, kind in types.items()],
+        "BillingMode": "PAY_PER_REQUEST",
+    }
+    if table.indexes:
+        declaration["LocalSecondaryIndexes"] = [
+            {
+                "IndexName": index.name,
+                "KeySchema": [{"AttributeName": table.partition_key, "KeyType": "HASH"}, {"AttributeName": index.sort_key, "KeyType": "RANGE"}],
+                "Projection": {"ProjectionType": "ALL"},
+            }
+            for index in table.indexes
+        ]
+    return declaration
+
+
+async def _when_active(dynamo: Dynamo, table: Table) -> dict[str, Any]:
+    async with asyncio.timeout(TABLE_WAIT_S):
+        while True:
+            found: dict[str, Any] = (await dynamo.call("describe_table", TableName=table.name))["Table"]
+            if found["TableStatus"] == "ACTIVE":
+                return found
+            await asyncio.sleep(TABLE_POLL_S)
+
+
+def _check(table: Table, found: dict[str, Any]) -> None:
+    declared = _declaration(table)
+    for label, theirs, ours in (
+        ("key schema", _keys(found), _keys(declared)),
+        ("local indexes", _indexes(found), _indexes(declared)),
+        ("attribute types", _types(found), _types(declared)),
+    ):
+        if theirs != ours:
+            raise TableMismatch(f"table {table.name} has {label} {theirs}, declared are {ours}; they are fixed when a table is made")
+
+
+def _keys(description: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(key["AttributeName"], key["KeyType"]) for key in description["KeySchema"]]
+
+
+def _indexes(description: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    return {index["IndexName"]: _keys(index) for index in sorted(description.get("LocalSecondaryIndexes") or [], key=lambda index: str(index["IndexName"]))}
+
+
+def _types(description: dict[str, Any]) -> dict[str, str]:
+    return {row["AttributeName"]: row["AttributeType"] for row in sorted(description["AttributeDefinitions"], key=lambda row: str(row["AttributeName"]))}

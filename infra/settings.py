@@ -1,0 +1,62 @@
+"""Every knob of the system, read from `CNOP_*` environment variables once, at the start of a process.
+
+The only module that reads the environment. A composition root calls `Settings()` and passes values down.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.money import Amount
+
+
+class Settings(BaseSettings):
+    """Addresses, key files, bounds. Defaults are those of a local run; secrets have no default value, only a default path."""
+
+    model_config = SettingsConfigDict(env_prefix="CNOP_", frozen=True, extra="ignore")
+
+    # Machines. Empty for `cnop up` means: start an embedded one on a free port.
+    kafka: str = Field(default="", description="Kafka bootstrap servers, host:port[,host:port]")
+    dynamodb_url: str = Field(default="", description="DynamoDB endpoint; empty with AWS credentials means Amazon DynamoDB")
+    redis_url: str = Field(default="", description="redis://host:port/db")
+    aws_region: str = "us-east-1"
+
+    # Keys.
+    jwt_private_key_file: Path = Path(".local/keys/jwt_private.pem")
+    jwt_public_key_file: Path = Path(".local/keys/jwt_public.pem")
+    secret_file: Path = Field(default=Path(".local/keys/secret"), description="32+ random bytes; MACs of command ids and cursors derive from it")
+
+    # This process.
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, description="HTTP port of a door, or of the local origin")
+    admin_port: int = Field(default=0, description="HTTP port of /livez /readyz /metrics of a processor; 0: a free one")
+    slot: str = Field(default="0", pattern=r"^[A-Za-z0-9_-]{1,32}$", description="Stable name of this instance among its kind (static group membership)")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_batch_lines_max: int = Field(default=8, ge=0, description="Batches up to this many requests get a log line each; larger ones one line")
+    otlp_endpoint: str = Field(default="", description="OTLP/HTTP collector; empty: no tracing SDK, traceparent is only passed on")
+    shutdown_s: float = Field(default=10.0, gt=0, description="A process that was told to stop is gone after this time")
+
+    # Shape of the log.
+    account_partitions: int = Field(default=4, ge=1, le=1024, description="Partitions of the request and result topics, fixed at creation")
+
+    # The write door.
+    wait_s: float = Field(default=5.0, ge=0, le=30, description="Default wait of a POST for its outcome")
+    publish_wait_s: float = Field(default=3.0, gt=0, description="A publish not acknowledged in this time is told as unknown")
+    waiters_max: int = Field(default=2_000, ge=1, description="Callers waiting at once in one door; one more is shed with 503")
+    deposit_day_limit: Amount = Field(default="10000000.00", validate_default=True)
+    withdraw_day_limit: Amount = Field(default="10000000.00", validate_default=True)
+    order_total_max: Amount = Field(default="10000000.00", validate_default=True)
+    fee_bps: int = Field(default=0, ge=0, le=1_000, description="Fee on orders in basis points of their value")
+    quote_age_max_s: float = Field(default=30.0, gt=0, description="A market order decided later than this after its quote is refused price-expired")
+    auth_requests_per_minute: int = Field(default=240, ge=1, description="Requests to /auth/register, login and refresh per client address")
+    login_attempts_per_minute: int = Field(default=10, ge=1, description="Logins per client address and username")
+    trusted_proxies: int = Field(default=0, ge=0, description="Reverse proxies in front that append to X-Forwarded-For")
+
+    # The market.
+    market_interval_s: float = Field(default=60.0, gt=0, description="Time between published prices")
+
+    # Projections.
+    generation: int = Field(default=1, ge=1, description="Projection generation that is read and written")
+    view_ttl_s: int = Field(default=7 * 86_400, ge=60)

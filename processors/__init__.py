@@ -1,0 +1,1 @@
+"""Shells that react to topics, and the pure core that they call."""

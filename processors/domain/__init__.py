@@ -1,0 +1,1 @@
+"""Pure rules: no async, no I/O, no clock, no chance."""

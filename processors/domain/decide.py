@@ -1,0 +1,193 @@
+"""The decision: one account and one request in, the account after it and the entry it leaves out.
+
+Total and deterministic: everything it depends on is in its arguments, and nothing that a user can send makes it raise. A user's mistake is a
+`Refusal` in the entry. What it returns has passed `hold_invariants`, which raises where our own arithmetic is wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import assert_never
+
+from processors.domain.orders import buy, sell
+from processors.domain.steps import Step, refuse
+from schemas.ledger import Account, CashLine, Counters, Entry, Order, Posting
+from schemas.money import ZERO, currency_scale, exact, significant_scale
+from schemas.requests import Deposit, FenceRequested, LoggedRequest, OrderPlaced, Withdrawal, canonical, order_id
+from schemas.views import moves_cash
+
+
+class BrokenInvariant(RuntimeError):
+    """A decision would break the books: a bug, never a user's mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What deciding some requests of one account in order gave."""
+
+    account: Account
+    entries: tuple[Entry, ...]
+    orders: tuple[Order, ...]
+
+
+def decide(account: Account, logged: LoggedRequest, orders: Mapping[str, Order]) -> tuple[Account, Entry]:
+    """Settle one request against one account.
+
+    `orders` are the orders of the account that the request could meet, by id. Returns the account after it (version + 1) and the one
+    entry it leaves; a refused request leaves an entry too, with `refusal` set and no postings. Never raises for anything a user can send.
+    """
+    at = max(logged.at, account.at)
+    today = _counters_of(account.counters, at)
+    step = _step(replace(account, counters=today), logged, at, orders)
+    lines = replace(step.lines, counters=_counted(step))
+    after = Account(
+        username=account.username,
+        version=account.version + 1,
+        at=at,
+        status=account.status,
+        cash={**account.cash, **lines.cash} if lines.cash else account.cash,
+        positions={**account.positions, **lines.positions} if lines.positions else account.positions,
+        counters=lines.counters,
+    )
+    entry = Entry(
+        request_id=logged.request_id,
+        username=account.username,
+        version=after.version,
+        at=at,
+        kind=type(logged.request).__name__,
+        payload=canonical(logged.request),
+        partition=logged.partition,
+        offset=logged.offset,
+        correlation_id=logged.correlation_id,
+        trace_id=logged.trace_id,
+        lines=lines,
+        postings=step.postings,
+        refusal=step.refusal,
+    )
+    hold_invariants(account, after, entry)
+    return after, entry
+
+
+@exact
+def decide_all(account: Account, requests: tuple[LoggedRequest, ...], orders: Mapping[str, Order]) -> Decided:
+    """Settle requests of one account in their order; the orders placed on the way are known to the later ones."""
+    known = dict(orders)
+    entries: list[Entry] = []
+    placed: list[Order] = []
+    for logged in requests:
+        account, entry = decide(account, logged, known)
+        entries.append(entry)
+        if entry.lines.order:
+            placed.append(entry.lines.order)
+            known[entry.lines.order.order_id] = entry.lines.order
+    return Decided(account, tuple(entries), tuple(placed))
+
+
+def _step(account: Account, logged: LoggedRequest, at: datetime, orders: Mapping[str, Order]) -> Step:
+    match logged.request:
+        case Deposit() as request:
+            return _deposit(account, request, at)
+        case Withdrawal() as request:
+            return _withdraw(account, request, at)
+        case OrderPlaced() as request:
+            return _place(account, request, logged, at, orders)
+        case FenceRequested():
+            return Step(account.counters)
+        case _:
+            assert_never(logged.request)
+
+
+def _deposit(account: Account, request: Deposit, at: datetime) -> Step:
+    if significant_scale(request.amount) > currency_scale(request.currency):
+        return refuse(account, "validation-failed", f"{request.currency} has {currency_scale(request.currency)} decimals", "/amount")
+    total = account.counters.deposited + request.amount
+    if total > request.stamp.day_limit:
+        return refuse(account, "limit-exceeded", f"deposits of one day may be {request.stamp.day_limit:f} {request.currency}", "/amount")
+    line = account.cash.get(request.currency, CashLine())
+    return Step(
+        replace(account.counters, deposited=total),
+        cash={request.currency: replace(line, available=line.available + request.amount, updated_at=at)},
+        postings=_transfer(request.amount, request.currency),
+    )
+
+
+def _withdraw(account: Account, request: Withdrawal, at: datetime) -> Step:
+    if significant_scale(request.amount) > currency_scale(request.currency):
+        return refuse(account, "validation-failed", f"{request.currency} has {currency_scale(request.currency)} decimals", "/amount")
+    total = account.counters.withdrawn + request.amount
+    if total > request.stamp.day_limit:
+        return refuse(account, "limit-exceeded", f"withdrawals of one day may be {request.stamp.day_limit:f} {request.currency}", "/amount")
+    line = account.cash.get(request.currency, CashLine())
+    if request.amount > line.available:
+        return refuse(account, "insufficient-funds", f"{line.available:f} {request.currency} are available", "/amount")
+    return Step(
+        replace(account.counters, withdrawn=total),
+        cash={request.currency: replace(line, available=line.available - request.amount, updated_at=at)},
+        postings=_transfer(-request.amount, request.currency),
+    )
+
+
+def _place(account: Account, request: OrderPlaced, logged: LoggedRequest, at: datetime, orders: Mapping[str, Order]) -> Step:
+    oid = order_id(request.username, request.client_order_id or logged.request_id)
+    if oid in orders:
+        return refuse(account, "duplicate-client-order-id", f"client_order_id {request.client_order_id} was used before", "/client_order_id")
+    match request.order_type:
+        case "market_buy":
+            return buy(account, request, oid, at)
+        case "market_sell":
+            return sell(account, request, oid, at)
+        case "limit_buy" | "limit_sell":
+            return refuse(account, "order-type-unsupported", "limit orders are not offered yet", "/order_type")
+        case _:
+            assert_never(request.order_type)
+
+
+def _transfer(amount: Decimal, unit: str) -> tuple[Posting, ...]:
+    return (Posting("customer", unit, amount), Posting("world", unit, -amount))
+
+
+def _counters_of(counters: Counters, at: datetime) -> Counters:
+    """The counters on the day of `at`: what was moved on an earlier day no longer counts."""
+    day = f"{at:%Y-%m-%d}"
+    return counters if counters.day == day else replace(counters, day=day, deposited=ZERO, withdrawn=ZERO)
+
+
+def _counted(step: Step) -> Counters:
+    rows = sum(1 for posting in step.postings if moves_cash(posting))
+    placed = 1 if step.lines.order else 0
+    counters = step.lines.counters
+    if not (rows or placed):
+        return counters
+    return replace(counters, transactions=counters.transactions + rows, orders=counters.orders + placed)
+
+
+def hold_invariants(before: Account, after: Account, entry: Entry) -> None:
+    """What must be true of every decision. BrokenInvariant otherwise; `assert` would vanish under -O."""
+    _must(after.version == before.version + 1 == entry.version, "version goes up by one")
+    _must(after.at >= before.at, "time does not go back")
+    _must(not (entry.refusal and (entry.postings or entry.lines.cash or entry.lines.positions or entry.lines.order)), "a refusal moves nothing")
+    totals: dict[str, Decimal] = {}
+    moved: dict[str, Decimal] = {}
+    for posting in entry.postings:
+        totals[posting.unit] = totals.get(posting.unit, ZERO) + posting.amount
+        if posting.account == "customer":
+            moved[posting.unit] = moved.get(posting.unit, ZERO) + posting.amount
+    _must(not any(totals.values()), "legs sum to zero per unit")
+    for unit in moved.keys() | entry.lines.cash.keys() | entry.lines.positions.keys():
+        _must(_owned(after, unit) - _owned(before, unit) == moved.get(unit, ZERO), f"the line of {unit} changes by its legs")
+    for unit, line in entry.lines.cash.items():
+        _must(line.available >= ZERO and line.held >= ZERO, f"{unit} is not negative")
+    for unit, position in entry.lines.positions.items():
+        _must(min(position.available, position.held, position.cost_basis) >= ZERO, f"{unit} is not negative")
+        _must(bool(position.quantity) or not position.cost_basis, f"no cost of {unit} is left where nothing is owned")
+
+
+def _owned(account: Account, unit: str) -> Decimal:
+    line = account.cash.get(unit) or account.positions.get(unit)
+    return line.available + line.held if line else ZERO
+
+
+def _must(holds: bool, rule: str) -> None:
+    if not holds:
+        raise BrokenInvariant(rule)

@@ -1,0 +1,1 @@
+"""The read door: views out, no rules."""

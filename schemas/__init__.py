@@ -1,0 +1,1 @@
+"""The nouns: everything a stranger could see on a wire or in a table."""

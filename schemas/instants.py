@@ -1,0 +1,33 @@
+"""Points in time: aware UTC datetimes with milliseconds, RFC 3339 with `Z` on every wire."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from pydantic import AwareDatetime, PlainSerializer, WithJsonSchema
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(instant: datetime) -> str:
+    """`2026-11-25T08:21:42.123Z`: millisecond precision, since that is what a broker's append time has."""
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def parse_rfc3339(text: str) -> datetime:
+    """The inverse of `rfc3339`. ValueError where the text is not a time with an offset."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError("time without an offset")
+    return instant.astimezone(UTC)
+
+
+def from_millis(millis: int) -> datetime:
+    """A point in time from milliseconds since the epoch, as Kafka counts."""
+    return datetime.fromtimestamp(millis // 1000, tz=UTC).replace(microsecond=millis % 1000 * 1000)
+
+
+Instant = Annotated[
+    AwareDatetime,
+    PlainSerializer(rfc3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-25T08:21:42.123Z"]}),
+]

@@ -1,0 +1,151 @@
+"""The ledger: an account's state, and the journal entry that each decided request leaves for ever.
+
+Plain frozen dataclasses, since settlement makes several of them for every request; pydantic reads and writes them on the wires.
+Cash is in units of its currency, positions in units of the asset, cost basis in the home currency.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+from schemas.instants import EPOCH, Instant
+from schemas.money import ZERO, Amount
+from schemas.requests import OrderType, TimeInForce
+
+AccountStatus = Literal["active", "parked"]
+OrderStatus = Literal["open", "completed", "cancelled", "expired"]
+House = Literal["customer", "world", "market", "fees"]
+
+
+@dataclass(frozen=True, slots=True)
+class CashLine:
+    """Cash of one currency: free, and held for open orders."""
+
+    available: Amount = ZERO
+    held: Amount = ZERO
+    updated_at: Instant = EPOCH
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Holding of one asset: free, held for open orders, and what the whole of it cost (fees included)."""
+
+    available: Amount = ZERO
+    held: Amount = ZERO
+    cost_basis: Amount = ZERO
+    realised: Amount = ZERO
+    created_at: Instant = EPOCH
+    updated_at: Instant = EPOCH
+
+    @property
+    def quantity(self) -> Amount:
+        """All that is owned, free or held."""
+        return self.available + self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Running figures of an account: the cash moved on `day` (UTC, of `at`) for the limits, and the row counts of its lists."""
+
+    day: str = ""
+    deposited: Amount = ZERO
+    withdrawn: Amount = ZERO
+    transactions: int = 0
+    orders: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order as it stands after its last change. `created_version` is the account version at placing: lists are sorted by it."""
+
+    order_id: str
+    asset_id: str
+    order_type: OrderType
+    quantity: Amount
+    status: OrderStatus
+    created_version: int
+    created_at: Instant
+    updated_at: Instant
+    quote_price: Amount
+    quote_sequence: int
+    fee_bps: int
+    price: Amount | None = None
+    filled_quantity: Amount = ZERO
+    average_price: Amount | None = None
+    total_amount: Amount = ZERO
+    fee: Amount = ZERO
+    client_order_id: str | None = None
+    time_in_force: TimeInForce = "gtc"
+    expires_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One leg. Legs of an entry sum to zero per unit (currency or asset); what the customer has grows with a positive leg."""
+
+    account: House
+    unit: str
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request was refused: a code of `schemas.problems`, and a sentence for the user."""
+
+    code: str
+    detail: str
+    pointer: str | None = None
+
+
+_NO_CASH: Final[Mapping[str, CashLine]] = MappingProxyType({})
+_NO_POSITIONS: Final[Mapping[str, Position]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines that an entry touched, with their values after it."""
+
+    counters: Counters
+    cash: Mapping[str, CashLine] = field(default_factory=dict)
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    order: Order | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account's whole state but for its orders. One that does not exist is an empty account of version 0.
+
+    `at` is the time of its last decision: later decisions are never earlier than it.
+    """
+
+    username: str
+    version: int = 0
+    at: Instant = EPOCH
+    status: AccountStatus = "active"
+    cash: Mapping[str, CashLine] = field(default_factory=lambda: _NO_CASH)
+    positions: Mapping[str, Position] = field(default_factory=lambda: _NO_POSITIONS)
+    counters: Counters = Counters()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one decided request left: its dedupe marker, its outcome and a line of the account's history in one.
+
+    `version` is the account's version after it. `kind` is the request's class name, `payload` what the client asked in canonical
+    form. (`partition`, `offset`) is the place of the request in its topic.
+    """
+
+    request_id: str
+    username: str
+    version: int
+    at: Instant
+    kind: str
+    payload: Mapping[str, str]
+    partition: int
+    offset: int
+    correlation_id: str
+    trace_id: str
+    lines: Lines
+    postings: tuple[Posting, ...] = ()
+    refusal: Refusal | None = None

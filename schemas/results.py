@@ -1,0 +1,97 @@
+"""What happened: the values of records on the results topic, each made from a journal entry and from nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+from uuid import UUID, uuid5
+
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.instants import Instant
+from schemas.ledger import Entry, Lines, Posting, Refusal
+
+RESULT_NAMESPACE: Final = UUID("0c0d5c9e-58f0-5a1c-8d6a-7f7b2f2a9e11")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one request.
+
+    `version` is the account's version after it: the results of an account have every version exactly once. `lines` are the lines
+    that it touched with their values after it, never the whole account. `refusal` is set, and `postings` empty, where it was refused.
+    """
+
+    username: str
+    request_id: str
+    version: int
+    at: Instant
+    kind: str
+    payload: Mapping[str, str]
+    lines: Lines
+    postings: tuple[Posting, ...] = ()
+    refusal: Refusal | None = None
+
+
+_SETTLED: Final = {"Deposit": "DepositSettled", "Withdrawal": "WithdrawalSettled", "FenceRequested": "CommandFenced"}
+_REFUSED: Final = {"Deposit": "DepositRejected", "Withdrawal": "WithdrawalRejected", "OrderPlaced": "OrderRejected"}
+_BY_ORDER_STATUS: Final = {"open": "OrderAccepted", "completed": "OrderFilled", "cancelled": "OrderCancelled", "expired": "OrderExpired"}
+
+RESULT_TYPES: Final = tuple(f"cnop.account.{name}.v1" for name in (*_SETTLED.values(), *_REFUSED.values(), *_BY_ORDER_STATUS.values()))
+
+
+class UnreadableResult(ValueError):
+    """A record's value is not a result."""
+
+
+@cache
+def result_adapter() -> TypeAdapter[Result]:
+    """Reader and writer of results."""
+    return TypeAdapter(Result)
+
+
+def result_of(entry: Entry) -> Result:
+    """The one result of an entry; the same entry gives the same result for ever."""
+    return Result(
+        username=entry.username,
+        request_id=entry.request_id,
+        version=entry.version,
+        at=entry.at,
+        kind=entry.kind,
+        payload=entry.payload,
+        lines=entry.lines,
+        postings=entry.postings,
+        refusal=entry.refusal,
+    )
+
+
+def result_type(result: Result) -> str:
+    """The CloudEvents type of a result."""
+    if result.refusal:
+        name = _REFUSED[result.kind]
+    elif result.lines.order:
+        name = _BY_ORDER_STATUS[result.lines.order.status]
+    else:
+        name = _SETTLED[result.kind]
+    return f"cnop.account.{name}.v1"
+
+
+def result_id(request_id: str) -> str:
+    """The CloudEvents id of the result of a request: the same at every emission."""
+    return str(uuid5(RESULT_NAMESPACE, request_id))
+
+
+def encode_result(result: Result) -> bytes:
+    """The JSON value of a result record."""
+    return result_adapter().dump_json(result, exclude_none=True)
+
+
+def decode_result(value: bytes | None) -> Result:
+    """Read a result record's value. UnreadableResult names the field and the rule."""
+    if value is None:
+        raise UnreadableResult("no value")
+    try:
+        return result_adapter().validate_json(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise UnreadableResult(f"/{'/'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
