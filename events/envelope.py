@@ -20,7 +20,11 @@ HEADERS_MAX: Final = 32
 Headers = Sequence[tuple[str, bytes]]
 
 
-class UnreadableEnvelope(ValueError):
+class Unreadable(ValueError):
+    """A record can never be read, however often it is tried: it goes to the dead letters. The text says what is wrong with it."""
+
+
+class UnreadableEnvelope(Unreadable):
     """The headers of a record are not those of a CloudEvent that this system knows; the text names the header and the rule."""
 
 
@@ -70,6 +74,17 @@ class Envelope:
             ("cnop-reply-to", self.reply_to),
         )
         return [(name, value.encode()) for name, value in fields if value]
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """A record that was read from a topic. `at` is its timestamp: the broker's append time on the requests topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    at: datetime
+    envelope: Envelope
 
 
 def data_schema(ce_type: str) -> str:

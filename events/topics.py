@@ -19,6 +19,10 @@ PRICES: Final = "cnop.market.prices.v1"
 ASSETS: Final = "cnop.market.assets.v1"
 DEAD_LETTERS: Final = "cnop.dead-letters.v1"
 
+SETTLEMENT: Final = "cnop-settlement"
+PROJECTOR: Final = "cnop-projector"
+"""Consumer groups. A settlement partition's transactional id is the group's name, a hyphen and the partition's number."""
+
 REQUEST_BYTES_MAX: Final = 128 * 1024
 RESULT_BYTES_MAX: Final = 256 * 1024
 DEAD_LETTER_BYTES_MAX: Final = 2 * REQUEST_BYTES_MAX
@@ -28,6 +32,10 @@ _DAY_MS: Final = 86_400_000
 ACCOUNT_RETENTION_DAYS: Final = 365
 CONNECT_ATTEMPTS_MAX: Final = 20
 CONNECT_WAIT_S_MAX: Final = 30.0
+
+
+BrokerError = KafkaError
+"""What any call to a broker may raise, for callers outside this package."""
 
 
 class TopicMismatch(RuntimeError):
@@ -56,10 +64,10 @@ def declared(account_partitions: int) -> tuple[Topic, ...]:
     )
 
 
-async def provision(bootstrap: str, account_partitions: int, *, replication: int = -1) -> list[str]:
+async def provision(bootstrap: str, account_partitions: int, replication: int) -> list[str]:
     """Create what is missing and check what is there; the names of the created topics.
 
-    `replication` -1 takes the broker's default. TopicMismatch where a topic differs; KafkaConnectionError where no broker answers.
+    `replication` counts the replicas of each partition of a new topic. TopicMismatch where a topic differs; KafkaConnectionError where no broker answers.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id="cnop-provision")
     async for attempt in stamina.retry_context(on=KafkaConnectionError, attempts=CONNECT_ATTEMPTS_MAX, timeout=CONNECT_WAIT_S_MAX, wait_max=2.0):

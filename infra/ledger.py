@@ -32,6 +32,8 @@ TRANSACTION_BYTES_MAX: Final = 3_500_000
 ITEM_BYTES_MAX: Final = 390_000
 BATCH_GET_MAX: Final = 100
 TRANSACTIONS_AT_ONCE: Final = 8
+NEIGHBOUR: Final = "neighbour"
+"""Cause of an `Unknown` whose transaction was cancelled for another account's sake: what was loaded is still right."""
 _FIELD_BYTES: Final = 24
 _VERSION_LAST: Final = 10**18
 
@@ -70,7 +72,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Not decided: a conflict, throttling, a neighbour's failed condition, or no answer. Load again before the next try."""
+    """Not decided: a conflict, throttling, a neighbour's failed condition, or no answer. Load again before the next try, but for `NEIGHBOUR`."""
 
     cause: str
 
@@ -286,7 +288,7 @@ def _reason(reasons: Sequence[Mapping[str, Any]]) -> Outcome:
     codes = [str(reason.get("Code") or "None") for reason in reasons]
     failed = [reason for reason, code in zip(reasons, codes, strict=True) if code == "ConditionalCheckFailed"]
     if not failed:
-        return Unknown(next((code for code in codes if code != "None"), "neighbour"))
+        return Unknown(next((code for code in codes if code != "None"), NEIGHBOUR))
     entries: dict[str, Entry] = {}
     orders: dict[str, Order] = {}
     for item in (reason["Item"] for reason in failed if reason.get("Item")):

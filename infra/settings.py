@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     # Shape of the log.
     account_partitions: int = Field(default=4, ge=1, le=1024, description="Partitions of the request and result topics, fixed at creation")
 
+    topic_replication: int = Field(default=1, ge=1, le=7, description="Replicas of each partition of a new topic; 3 in production")
+
     # The write door.
     wait_s: float = Field(default=5.0, ge=0, le=30, description="Default wait of a POST for its outcome")
     publish_wait_s: float = Field(default=3.0, gt=0, description="A publish not acknowledged in this time is told as unknown")

@@ -1,0 +1,166 @@
+"""Light subscribers: FastStream batches for readers that are idempotent by version or id, such as the projector.
+
+FastStream delivers the next batch after a handler has raised, whatever its acknowledgement policy: so a failed handler here takes no
+further batch, and `run` raises. Offsets are committed explicitly, a moment after their batch; what is read again after a crash changes nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import ConsumerRecord
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+
+from events.consumer import FETCH_WAIT_MS, HEARTBEAT_MS, LAG, SESSION_MS, dead_letter, inbound
+from events.dead_letters import DEAD_LETTERED, DeadLetter, Streak
+from events.envelope import Inbound, Unreadable
+from events.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS
+
+log = structlog.get_logger()
+
+COMMIT_INTERVAL_S: Final = 0.1
+POLL_WAIT_MS: Final = 5
+"""An empty poll sleeps this long once more, so it is what a reply may wait for nothing."""
+
+Handler = Callable[[Sequence[Inbound]], Awaitable[Sequence[tuple[Inbound, str]]]]
+"""Takes a batch in order of each partition; returns the records it could not read, each with the reason."""
+
+
+class Subscriber:
+    """One consumer group member over some topics. `start`, then `run` as a held task, then `stop`."""
+
+    def __init__(self, bootstrap: str, *, group: str, slot: str, topics: Sequence[str], handler: Handler, batch_records_max: int) -> None:
+        self._group = group
+        self._handler = handler
+        self._streak = Streak()
+        self._pending: dict[TopicPartition, int] = {}
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._broker = KafkaBroker(bootstrap, client_id=f"{group}-{slot}", logger=None, apply_types=False, max_request_size=DEAD_LETTER_BYTES_MAX)
+        self._subscription = self._broker.subscriber(
+            *topics,
+            batch=True,
+            group_id=group,
+            group_instance_id=f"{group}-{slot}",
+            ack_policy=AckPolicy.MANUAL,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            batch_timeout_ms=POLL_WAIT_MS,
+            max_records=batch_records_max,
+            decoder=_raw,
+        )
+        self._subscription(self._on_batch)
+
+    async def start(self) -> None:
+        """Join the group. KafkaConnectionError where no broker answers."""
+        await self._broker.start()
+
+    async def run(self) -> None:
+        """Read until cancelled; raises what the handler raised."""
+        committer = asyncio.create_task(self._commit_again_and_again(), name="committer")
+        try:
+            done, _ = await asyncio.wait({committer, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            committer.cancel()
+            with suppress(asyncio.CancelledError):
+                await committer
+
+    async def stop(self) -> None:
+        """Commit what was handled, and leave."""
+        with suppress(KafkaError, IllegalStateError):
+            await self._commit()
+        await self._broker.stop()
+
+    @property
+    def assigned(self) -> list[tuple[str, int]]:
+        """Topic and partition of everything that this process reads now."""
+        client = self._client
+        return sorted((tp.topic, tp.partition) for tp in client.assignment()) if client else []
+
+    @property
+    def _client(self) -> AIOKafkaConsumer | None:
+        return self._subscription.consumer
+
+    async def _on_batch(self, records: tuple[ConsumerRecord, ...]) -> None:
+        if self._failed.done():
+            # A batch after the failed one: taking it would move the offsets past what was not handled.
+            await asyncio.Event().wait()
+        try:
+            await self._handle(records)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends `run`, and with it the process
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            await asyncio.Event().wait()
+
+    async def _handle(self, records: tuple[ConsumerRecord, ...]) -> None:
+        readable: list[Inbound] = []
+        letters: list[DeadLetter] = []
+        by_place = {(record.topic, record.partition, record.offset): record for record in records}
+        for record in records:
+            try:
+                readable.append(inbound(record))
+            except Unreadable as error:
+                letters.append(dead_letter(record, str(error)))
+        for refused, reason in await self._handler(readable) if readable else ():
+            letters.append(dead_letter(by_place[refused.topic, refused.partition, refused.offset], reason))
+        places = {(letter.topic, letter.partition, letter.offset) for letter in letters}
+        self._streak.note(place not in places for place in by_place)
+        await self._bury(letters)
+        for record in records:
+            self._pending[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        self._measure()
+
+    async def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            headers = {name: value.decode(errors="replace") for name, value in letter.headers()}
+            await self._broker.publish(letter.value or b"", DEAD_LETTERS, key=letter.key, headers=headers)
+            DEAD_LETTERED.labels(letter.topic).inc()
+            log.error("record put to the dead letters", topic=letter.topic, partition=letter.partition, offset=letter.offset, reason=letter.reason)
+
+    async def _commit_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_INTERVAL_S)
+            try:
+                await self._commit()
+            except KafkaError as error:
+                # Offsets that could not be committed are read again after a restart; nothing is lost by going on.
+                log.warning("offsets not committed", error=repr(error))
+
+    async def _commit(self) -> None:
+        client = self._client
+        pending, self._pending = self._pending, {}
+        if client is None or not pending:
+            return
+        owned = {tp: offset for tp, offset in pending.items() if tp in client.assignment()}
+        if not owned:
+            return
+        try:
+            await client.commit(owned)
+        except CommitFailedError:
+            log.info("partitions moved on before their offsets were committed")
+        except BaseException:
+            self._pending = {**pending, **self._pending}
+            raise
+
+    def _measure(self) -> None:
+        client = self._client
+        if client is None:
+            return
+        for tp, offset in self._pending.items():
+            end = client.highwater(tp)
+            if end is not None:
+                LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - offset))
+
+
+async def _raw(message: Any) -> Any:
+    """The records themselves: FastStream would otherwise decode each value on its own account."""
+    return message.raw_message

@@ -1,0 +1,72 @@
+"""Trace context (W3C): carried through HTTP and record headers, whether or not anything records spans.
+
+Works on the OpenTelemetry API alone. Where no SDK is installed a span records nothing, but there is always a trace id: the first
+span of a call makes one, and everything published within it carries the same.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+_W3C: Final = TraceContextTextMapPropagator()
+
+
+def current_traceparent() -> tuple[str | None, str | None]:
+    """`traceparent` and `tracestate` to send along now; the first is a fresh random one where no span is open."""
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    if "traceparent" not in carrier:
+        _W3C.inject(carrier, trace.set_span_in_context(_fresh(), Context()))
+    return carrier.get("traceparent"), carrier.get("tracestate")
+
+
+def trace_id() -> str | None:
+    """The trace id of the open span, 32 hex digits: for log lines. None where no span is open."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
+@contextmanager
+def span(
+    name: str,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    *,
+    traceparent: str | None = None,
+    tracestate: str | None = None,
+) -> Iterator[Span]:
+    """Open a span around a piece of work: a child of the given `traceparent`, or else of the span that is open.
+
+    Spans of kind SERVER and CONSUMER stand at the edge of a process: without a readable `traceparent` they begin a trace. An exception
+    that leaves the block marks the span as failed.
+    """
+    carrier = {key: value for key, value in (("traceparent", traceparent), ("tracestate", tracestate)) if value}
+    at_edge = kind in (SpanKind.SERVER, SpanKind.CONSUMER)
+    parent = _W3C.extract(carrier, Context() if at_edge else None)
+    with trace.get_tracer("cnop").start_as_current_span(name, parent, kind, attributes) as opened:
+        if opened.get_span_context().is_valid:
+            yield opened
+        else:
+            with _attached(_fresh()) as unrecorded:
+                yield unrecorded
+
+
+def _fresh() -> Span:
+    """A span that nothing records. Its context says "sampled", so that a consumer that does trace does not leave it out."""
+    return NonRecordingSpan(SpanContext(secrets.randbits(128) or 1, secrets.randbits(64) or 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
+
+
+@contextmanager
+def _attached(opened: Span) -> Iterator[Span]:
+    token = attach(trace.set_span_in_context(opened))
+    try:
+        yield opened
+    finally:
+        detach(token)

@@ -1,0 +1,169 @@
+"""The market process: lists the assets, and publishes a price of each at an interval.
+
+The table comes first, then the topic: a sequence that was published belongs to one price for ever, whatever stops the process in between.
+A second market process does no harm: the table takes each sequence once, and only who put it there publishes it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from functools import partial
+from typing import Final, Protocol, TypeVar
+from uuid import UUID, uuid5
+
+import stamina
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from events.bus import OutcomeUnknown, Unavailable
+from events.envelope import Envelope
+from events.topics import ASSETS, PRICES
+from infra.clock import Clock, Ids
+from infra.dynamo import DynamoUnavailable
+from infra.market import MarketStore, at_scale
+from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, Asset, PriceChanged, encode_asset, encode_price
+
+log = structlog.get_logger()
+S = TypeVar("S")
+T = TypeVar("T")
+
+SOURCE: Final = "urn:cnop:market"
+EVENT_NAMESPACE: Final = UUID("b1f3c1de-2a4e-5c0b-9d1c-5f0a6c7e8d21")
+"""Namespace of event ids (RFC 9562, version 5): the same price or asset has the same id at every emission."""
+AT_ONCE_MAX: Final = 64
+"""Calls to the store or the broker under way at one time."""
+ATTEMPTS_MAX: Final = 10
+RETRY_S_MAX: Final = 30.0
+RETRY_WAIT_S_MAX: Final = 2.0
+_retried: Final = stamina.AsyncRetryingCaller(attempts=ATTEMPTS_MAX, timeout=RETRY_S_MAX, wait_max=RETRY_WAIT_S_MAX).on(
+    (DynamoUnavailable, Unavailable, OutcomeUnknown)
+)
+
+UPDATE_S: Final = Histogram(
+    "cnop_market_update_seconds", "Making, storing and publishing one round of prices", buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30)
+)
+PUBLISHED: Final = Counter("cnop_market_published_total", "Assets and prices published", ["type"])
+LAST_UPDATE: Final = Gauge(
+    "cnop_market_last_update_timestamp_seconds", "When the last round of prices was complete on the topic; its age is the staleness of prices"
+)
+
+
+class Publisher(Protocol):
+    """Where events go: `events.bus.Bus`, or a test's list."""
+
+    async def publish(self, topic: str, envelope: Envelope) -> None:
+        """Returns when the event is safe in the log. Unavailable or OutcomeUnknown where it is not, or not known to be."""
+        ...
+
+
+class PriceSource(Protocol):
+    """Makes prices."""
+
+    def price(self, asset: Asset, latest: PriceChanged | None, at: datetime) -> Decimal:
+        """The asset's next price in the home currency, above zero, with at most the decimals of its prices. `latest` is what it follows."""
+        ...
+
+
+class FixedPrices:
+    """Every price stays where it is; the first one is the starting price of the asset file."""
+
+    def price(self, asset: Asset, latest: PriceChanged | None, at: datetime) -> Decimal:  # noqa: ARG002 - a fixed price does not ask for the time
+        """See `PriceSource`."""
+        return latest.price if latest else asset.price_usd
+
+
+async def run(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, prices: PriceSource, clock: Clock, ids: Ids, interval_s: float) -> None:
+    """List the assets, then publish prices now and after every interval, until cancelled.
+
+    What fails for a passing reason is tried again within bounds; after them the error ends the process, and its successor goes on from the table.
+    """
+    listed = await list_assets(assets, store, bus, clock=clock, ids=ids)
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        await publish_prices(listed, store, bus, source=prices, clock=clock, ids=ids)
+        due = max(due + interval_s, loop.time())
+        await asyncio.sleep(due - loop.time())
+
+
+async def list_assets(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, clock: Clock, ids: Ids) -> list[Asset]:
+    """Put new assets and changed facts into the table and publish every asset; what is listed then, those of an earlier file included.
+
+    An asset's `is_active` in the table outlives the file's. All are published each time, since a topic may have been made anew.
+    """
+    before = await _retried(store.assets)
+    changed = [asset for asset in assets if not _is_stored(asset, before)]
+    stored = {asset.asset_id: asset for asset in await _each(partial(_stored, store), changed)}
+    listed = list((before | stored).values())
+    update_id, at = ids.new(), clock.now()
+    await _each(partial(_published, bus, ASSETS), [_asset_event(asset, before, update_id, at) for asset in listed])
+    log.info("assets listed", request_id=update_id, assets=len(listed), new=len(listed) - len(before), changed=len(stored) - len(listed) + len(before))
+    return listed
+
+
+async def publish_prices(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, source: PriceSource, clock: Clock, ids: Ids) -> list[PriceChanged]:
+    """One round: the next price of each asset into the table, then onto the topic; the published prices."""
+    with UPDATE_S.time():
+        latest = await _retried(store.prices)
+        update_id, at = ids.new(), clock.now()
+        prices = [_next(asset, latest, source, at) for asset in assets]
+        stored = await _retried(store.put_prices, prices)
+        await _each(partial(_published, bus, PRICES), [_price_event(price, update_id) for price in stored])
+    LAST_UPDATE.set(clock.now().timestamp())
+    log.info("prices published", request_id=update_id, prices=len(stored), behind=len(prices) - len(stored))
+    return stored
+
+
+def _is_stored(asset: Asset, stored: Mapping[str, Asset]) -> bool:
+    """Whether the table has these facts already. Who may trade is not the file's to say any more."""
+    there = stored.get(asset.asset_id)
+    return there is not None and there == replace(asset, is_active=there.is_active)
+
+
+def _next(asset: Asset, latest: Mapping[str, PriceChanged], source: PriceSource, at: datetime) -> PriceChanged:
+    before = latest.get(asset.asset_id)
+    price = at_scale(source.price(asset, before, at), asset.price_scale)
+    return PriceChanged(asset.asset_id, price, before.sequence + 1 if before else 1, at)
+
+
+def _asset_event(asset: Asset, before: Mapping[str, Asset], update_id: str, at: datetime) -> Envelope:
+    there = before.get(asset.asset_id)
+    kind = ASSET_LISTED if there is None or there == asset else ASSET_CHANGED
+    value = encode_asset(asset)
+    return Envelope(_event_id(kind, asset.asset_id, value.decode()), SOURCE, kind, asset.asset_id, at, value, update_id, update_id)
+
+
+def _price_event(price: PriceChanged, update_id: str) -> Envelope:
+    event_id = _event_id(PRICE_CHANGED, price.asset_id, str(price.sequence))
+    return Envelope(
+        event_id, SOURCE, PRICE_CHANGED, price.asset_id, price.at, encode_price(price), correlation_id=update_id, trace_id=update_id, sequence=price.sequence
+    )
+
+
+def _event_id(kind: str, asset_id: str, name: str) -> str:
+    return str(uuid5(EVENT_NAMESPACE, f"{kind}\n{asset_id}\n{name}"))
+
+
+async def _stored(store: MarketStore, asset: Asset) -> Asset:
+    return await _retried(store.list_asset, asset)
+
+
+async def _published(bus: Publisher, topic: str, event: Envelope) -> None:
+    """Published, for sure. The same event may come into the log twice; readers go by sequence or by content."""
+    await _retried(bus.publish, topic, event)
+    PUBLISHED.labels(event.type).inc()
+
+
+async def _each(work: Callable[[S], Awaitable[T]], items: Iterable[S]) -> list[T]:
+    """The work's answers in the order of the items, with so many under way at once. The first failure stops the others and is raised."""
+    slots = asyncio.Semaphore(AT_ONCE_MAX)
+
+    async def in_slot(item: S) -> T:
+        async with slots:
+            return await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(in_slot(item)) for item in items]
+    return [task.result() for task in tasks]
