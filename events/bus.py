@@ -47,16 +47,9 @@ class Bus:
     """A door's publisher. `start` waits for the first connection; `watch` must run as a held task: it tells whether a broker answers."""
 
     def __init__(self, bootstrap: str, *, client_id: str, acknowledge_s: float) -> None:
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap,
-            client_id=client_id,
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=0,
-            max_request_size=REQUEST_BYTES_MAX,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
-            retry_backoff_ms=RETRY_BACKOFF_MS,
-        )
+        self._bootstrap = bootstrap
+        self._client_id = client_id
+        self._producer: AIOKafkaProducer | None = None
         self._acknowledge_s = acknowledge_s
         self._reachable = False
 
@@ -65,13 +58,34 @@ class Bus:
         """Whether a broker answered the last look, at most a few seconds ago."""
         return self._reachable
 
+    async def ping(self) -> None:
+        """Raises Unavailable where no broker answered the last look."""
+        if not self._reachable:
+            raise Unavailable("no broker answers")
+
     async def start(self) -> None:
-        """Connect. KafkaConnectionError where no broker answers."""
-        await self._producer.start()
-        self._reachable = True
+        """Connect. KafkaConnectionError where no broker answers; it may be called again then."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap,
+            client_id=self._client_id,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_request_size=REQUEST_BYTES_MAX,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer, self._reachable = producer, True
 
     async def stop(self, within_s: float) -> None:
         """Flush what was handed over, within a bound, and disconnect. What is not acknowledged by then stays unknown."""
+        if self._producer is None:
+            return
         try:
             await asyncio.wait_for(self._producer.stop(), within_s)
         except TimeoutError:
@@ -87,6 +101,8 @@ class Bus:
             await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def _answers(self) -> bool:
+        if self._producer is None:
+            return False
         try:
             await asyncio.wait_for(self._producer.client.fetch_all_metadata(), WATCH_TIMEOUT_S)
         except (KafkaError, OSError, TimeoutError):
@@ -95,18 +111,18 @@ class Bus:
 
     async def publish(self, topic: str, envelope: Envelope, partition: int | None = None) -> None:
         """Returns when every replica in sync has the event. Raises Unavailable, OutcomeUnknown or TooLarge; never retries with a new record."""
-        if not self._reachable:
+        if self._producer is None or not self._reachable:
             PUBLISHED.labels(topic, "unavailable").inc()
             raise Unavailable("no broker answers")
         with PUBLISH_S.labels(topic).time():
-            acknowledged = await self._hand_over(topic, envelope, partition)
+            acknowledged = await self._hand_over(self._producer, topic, envelope, partition)
             await self._acknowledge(topic, acknowledged)
         PUBLISHED.labels(topic, "acknowledged").inc()
 
-    async def _hand_over(self, topic: str, envelope: Envelope, partition: int | None) -> "asyncio.Future[object]":
+    async def _hand_over(self, producer: AIOKafkaProducer, topic: str, envelope: Envelope, partition: int | None) -> "asyncio.Future[object]":
         try:
             return await asyncio.wait_for(
-                self._producer.send(topic, value=envelope.value, key=envelope.key, partition=partition, headers=envelope.headers()),
+                producer.send(topic, value=envelope.value, key=envelope.key, partition=partition, headers=envelope.headers()),
                 HAND_OVER_S,
             )
         except MessageSizeTooLargeError:

@@ -19,7 +19,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError, ProducerFenced, UnknownError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, ProducerFenced, UnknownError
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -82,7 +82,12 @@ class Consumer(Generic[T]):
         self._loop = loop
         self._lanes: dict[TopicPartition, _Lane[T]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._client = AIOKafkaConsumer(
+        self._client: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Join the group. KafkaConnectionError where no broker answers; it may be called again then."""
+        loop = self._loop
+        client = AIOKafkaConsumer(
             bootstrap_servers=loop.bootstrap,
             client_id=f"{loop.group}-{loop.slot}",
             group_id=loop.group,
@@ -96,11 +101,13 @@ class Consumer(Generic[T]):
             fetch_max_wait_ms=FETCH_WAIT_MS,
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
-
-    async def start(self) -> None:
-        """Join the group. KafkaConnectionError where no broker answers."""
-        self._client.subscribe([self._loop.topic], listener=_Rebalance(self))
-        await self._client.start()
+        client.subscribe([loop.topic], listener=_Rebalance(self))
+        self._client = client
+        try:
+            await client.start()
+        except BaseException:
+            await client.stop()
+            raise
 
     async def run(self) -> None:
         """Settle until cancelled or `stop`; raises what ended a lane or the reading."""
@@ -117,7 +124,12 @@ class Consumer(Generic[T]):
     async def stop(self, within_s: float) -> None:
         """Finish the batches in hand, within a bound, and leave. A batch that is not finished is settled again by the next owner, from its stored entries."""
         await self.close_lanes(within_s)
-        await self._client.stop()
+        if self._client is not None:
+            await self._client.stop()
+
+    async def ping(self) -> None:
+        """Cheap proof that a broker answers. KafkaError or TimeoutError otherwise."""
+        await self._joined._client.fetch_all_metadata()  # noqa: SLF001 - the consumer has no public look at the cluster
 
     @property
     def assigned(self) -> list[int]:
@@ -129,7 +141,7 @@ class Consumer(Generic[T]):
         lags = {}
         for tp, lane in self._lanes.items():
             if lane.is_open:
-                end = self._client.highwater(tp)
+                end = self._joined.highwater(tp)
                 lags[tp.partition] = max(0, end - lane.settled) if end is not None else 0
                 LAG.labels(self._loop.group, tp.topic, tp.partition).set(lags[tp.partition])
         return lags
@@ -137,7 +149,7 @@ class Consumer(Generic[T]):
     def open_lanes(self, assigned: Iterable[TopicPartition]) -> None:
         """Start to serve partitions; called when the group has assigned them."""
         for tp in assigned:
-            lane = _Lane(self._loop, self._client, tp)
+            lane = _Lane(self._loop, self._joined, tp)
             self._lanes[tp] = lane
             lane.task = asyncio.create_task(lane.serve(), name=f"lane-{tp.partition}")
             lane.task.add_done_callback(self._lane_ended)
@@ -155,6 +167,12 @@ class Consumer(Generic[T]):
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    @property
+    def _joined(self) -> AIOKafkaConsumer:
+        if self._client is None:
+            raise RuntimeError("not started")
+        return self._client
+
     def _lane_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() and not self._failed.done():
             self._failed.set_exception(task.exception() or RuntimeError())
@@ -163,14 +181,17 @@ class Consumer(Generic[T]):
         """Move fetched records into their lanes' buffers, and pause what is full: lag then grows in Kafka, not in memory."""
         while True:
             open_before = {tp: lane for tp, lane in self._lanes.items() if lane.is_open}
-            fetched = await self._client.getmany(timeout_ms=PUMP_WAIT_MS, max_records=self._loop.batch_records_max)
+            try:
+                fetched = await self._joined.getmany(timeout_ms=PUMP_WAIT_MS, max_records=self._loop.batch_records_max)
+            except ConsumerStoppedError:
+                return
             for tp, records in fetched.items():
                 lane = self._lanes.get(tp)
                 if lane is None or not lane.is_open:
                     continue
                 if open_before.get(tp) is not lane:
                     # Fetched before the lane's seek, or after it: unknown. Drop it and go back to where the lane began.
-                    self._client.seek(tp, lane.next_offset)
+                    self._joined.seek(tp, lane.next_offset)
                     continue
                 lane.put(records)
             self.lag()

@@ -1,7 +1,8 @@
 """Light subscribers: FastStream batches for readers that are idempotent by version or id, such as the projector.
 
-FastStream delivers the next batch after a handler has raised, whatever its acknowledgement policy: so a failed handler here takes no
-further batch, and `run` raises. Offsets are committed explicitly, a moment after their batch; what is read again after a crash changes nothing.
+FastStream delivers the next batch after a handler has raised, whatever its acknowledgement policy. So after a failed handler here every
+further batch is dropped uncommitted, and `run` raises. Offsets are committed explicitly, a moment after their batch; what is read again
+after a crash changes nothing.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from events.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS
 log = structlog.get_logger()
 
 COMMIT_INTERVAL_S: Final = 0.1
+STOP_S: Final = 5.0
+"""How long the batch in hand may take when the process stops."""
 POLL_WAIT_MS: Final = 5
 """An empty poll sleeps this long once more, so it is what a reply may wait for nothing."""
 
@@ -40,12 +43,22 @@ class Subscriber:
         self._streak = Streak()
         self._pending: dict[TopicPartition, int] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._broker = KafkaBroker(bootstrap, client_id=f"{group}-{slot}", logger=None, apply_types=False, max_request_size=DEAD_LETTER_BYTES_MAX)
-        self._subscription = self._broker.subscriber(
-            *topics,
+        self._bootstrap = bootstrap
+        self._slot = slot
+        self._topics = tuple(topics)
+        self._batch_records_max = batch_records_max
+        self._broker: KafkaBroker | None = None
+        self._subscription: Any = None
+
+    async def start(self) -> None:
+        """Join the group. KafkaConnectionError where no broker answers; it may be called again then."""
+        member = f"{self._group}-{self._slot}"
+        broker = KafkaBroker(self._bootstrap, client_id=member, logger=None, apply_types=False, graceful_timeout=STOP_S, max_request_size=DEAD_LETTER_BYTES_MAX)
+        subscription = broker.subscriber(
+            *self._topics,
             batch=True,
-            group_id=group,
-            group_instance_id=f"{group}-{slot}",
+            group_id=self._group,
+            group_instance_id=member,
             ack_policy=AckPolicy.MANUAL,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
@@ -53,14 +66,16 @@ class Subscriber:
             heartbeat_interval_ms=HEARTBEAT_MS,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             batch_timeout_ms=POLL_WAIT_MS,
-            max_records=batch_records_max,
+            max_records=self._batch_records_max,
             decoder=_raw,
         )
-        self._subscription(self._on_batch)
-
-    async def start(self) -> None:
-        """Join the group. KafkaConnectionError where no broker answers."""
-        await self._broker.start()
+        subscription(self._on_batch)
+        self._broker, self._subscription = broker, subscription
+        try:
+            await broker.start()
+        except BaseException:
+            await broker.stop()
+            raise
 
     async def run(self) -> None:
         """Read until cancelled; raises what the handler raised."""
@@ -78,7 +93,15 @@ class Subscriber:
         """Commit what was handled, and leave."""
         with suppress(KafkaError, IllegalStateError):
             await self._commit()
-        await self._broker.stop()
+        if self._broker is not None:
+            await self._broker.stop()
+
+    async def ping(self) -> None:
+        """Cheap proof that a broker answers. KafkaError, RuntimeError or TimeoutError otherwise."""
+        client = self._client
+        if client is None:
+            raise RuntimeError("not started")
+        await client._client.fetch_all_metadata()  # noqa: SLF001 - the consumer has no public look at the cluster
 
     @property
     def assigned(self) -> list[tuple[str, int]]:
@@ -88,18 +111,16 @@ class Subscriber:
 
     @property
     def _client(self) -> AIOKafkaConsumer | None:
-        return self._subscription.consumer
+        return self._subscription.consumer if self._subscription else None
 
     async def _on_batch(self, records: tuple[ConsumerRecord, ...]) -> None:
         if self._failed.done():
-            # A batch after the failed one: taking it would move the offsets past what was not handled.
-            await asyncio.Event().wait()
+            # The process is about to end. This batch is dropped, not taken: its offsets stay where they are, and it is read again.
+            return
         try:
             await self._handle(records)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends `run`, and with it the process
-            if not self._failed.done():
-                self._failed.set_exception(error)
-            await asyncio.Event().wait()
+            self._failed.set_exception(error)
 
     async def _handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         readable: list[Inbound] = []
@@ -121,6 +142,8 @@ class Subscriber:
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
+            if self._broker is None:
+                raise RuntimeError("not started")
             headers = {name: value.decode(errors="replace") for name, value in letter.headers()}
             await self._broker.publish(letter.value or b"", DEAD_LETTERS, key=letter.key, headers=headers)
             DEAD_LETTERED.labels(letter.topic).inc()

@@ -1,0 +1,166 @@
+"""Composition roots of the processors: each builds everything it needs, passes it down, and runs until it is told to stop.
+
+A processor waits a bounded time for its machines at the start. A background task that ends, ends the process; its supervisor starts it anew,
+and it goes on from the committed offsets.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import stamina
+import structlog
+
+from events import topics
+from events.bus import Bus
+from events.consumer import Consumer, Loop
+from events.subscriber import Subscriber
+from infra.asset_file import load_asset_file
+from infra.cache import Views
+from infra.cache_client import Cache, CacheUnavailable
+from infra.clock import SystemClock, SystemIds, pause
+from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.http import admin_app
+from infra.http_health import Health
+from infra.http_serve import serve
+from infra.ledger import Ledger
+from infra.ledger_bound import BoundedReads
+from infra.market import MarketCache, MarketStore
+from infra.process import Background, run_process
+from infra.settings import Settings
+from infra.telemetry import configure
+from processors import market, projector, settlement
+
+log = structlog.get_logger()
+
+START_ATTEMPTS_MAX: Final = 30
+START_WAIT_S_MAX: Final = 60.0
+STOP_SHARE: Final = 0.6
+"""Part of the time for stopping in which a batch in hand may finish."""
+
+Parts = Callable[[Settings, Health, Background], AbstractAsyncContextManager[None]]
+
+
+def run(name: str, settings: Settings) -> None:
+    """Run the processor of that name until SIGTERM. SystemExit with a status that is not 0 where it fails; ValueError for an unknown name."""
+    if name not in PROCESSORS:
+        raise ValueError(f"no processor is called {name!r}; there are {', '.join(PROCESSORS)}")
+    flush = configure(f"cnop-{name}", settings)
+    try:
+        run_process(partial(_serve, name, settings), shutdown_s=settings.shutdown_s)
+    finally:
+        flush()
+
+
+async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
+    health, background = Health(), Background()
+
+    @asynccontextmanager
+    async def parts(_app: Any) -> AsyncIterator[None]:
+        async with PROCESSORS[name](settings, health, background):
+            yield
+
+    app = admin_app(f"cnop-{name}", ids=SystemIds(), health=health, background=background, lifespan=[parts])
+    await serve(app, settings.host, settings.admin_port, stop, settings.shutdown_s)
+
+
+@asynccontextmanager
+async def _settlement(settings: Settings, health: Health, background: Background) -> AsyncIterator[None]:
+    async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
+        await _patiently("dynamodb", dynamo.ping)
+        loop = Loop(
+            bootstrap=settings.kafka,
+            group=topics.SETTLEMENT,
+            slot=settings.slot,
+            topic=topics.REQUESTS,
+            results_topic=topics.RESULTS,
+            batch_records_max=settlement.BATCH_RECORDS_MAX,
+            decode=settlement.decode,
+            handle=settlement.Settlement(Ledger(dynamo), pause, SystemClock().now, log_lines_max=settings.log_batch_lines_max),
+        )
+        consumer = Consumer(loop)
+        await _patiently("kafka", consumer.start)
+        background.start("settlement", consumer.run())
+        health.check("kafka", consumer.ping)
+        health.check("dynamodb", dynamo.ping)
+        health.check("partitions", partial(_assigned, lambda: bool(consumer.assigned)))
+        try:
+            yield
+        finally:
+            await consumer.stop(settings.shutdown_s * STOP_SHARE)
+
+
+@asynccontextmanager
+async def _projector(settings: Settings, health: Health, background: Background) -> AsyncIterator[None]:
+    cache = Cache(settings.redis_url, client_name="cnop-projector")
+    async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
+        await _patiently("redis", cache.ping)
+        await _patiently("dynamodb", dynamo.ping)
+        views = Views(cache, BoundedReads(Ledger(dynamo)), generation=settings.generation, ttl_s=settings.view_ttl_s)
+        prices = MarketCache(cache, MarketStore(dynamo))
+        handler = projector.Projector(views, prices, SystemClock(), log_lines_max=settings.log_batch_lines_max)
+        subscriber = Subscriber(
+            settings.kafka,
+            group=topics.PROJECTOR,
+            slot=settings.slot,
+            topics=projector.TOPICS,
+            handler=handler.handle,
+            batch_records_max=projector.BATCH_RECORDS_MAX,
+        )
+        await _patiently("kafka", subscriber.start)
+        background.start("projector", subscriber.run())
+        health.check("kafka", subscriber.ping)
+        health.check("redis", cache.ping)
+        health.check("dynamodb", dynamo.ping)
+        health.check("partitions", partial(_assigned, lambda: bool(subscriber.assigned)))
+        try:
+            yield
+        finally:
+            await subscriber.stop()
+            await cache.stop()
+
+
+@asynccontextmanager
+async def _market(settings: Settings, health: Health, background: Background) -> AsyncIterator[None]:
+    bus = Bus(settings.kafka, client_id=f"cnop-market-{settings.slot}", acknowledge_s=settings.publish_wait_s)
+    async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
+        await _patiently("dynamodb", dynamo.ping)
+        await _patiently("kafka", bus.start)
+        prices = market.run(
+            load_asset_file(None),
+            MarketStore(dynamo),
+            bus,
+            prices=market.FixedPrices(),
+            clock=SystemClock(),
+            ids=SystemIds(),
+            interval_s=settings.market_interval_s,
+        )
+        background.start("broker-watch", bus.watch())
+        background.start("market", prices)
+        health.check("kafka", bus.ping)
+        health.check("dynamodb", dynamo.ping)
+        try:
+            yield
+        finally:
+            await bus.stop(settings.shutdown_s * STOP_SHARE)
+
+
+PROCESSORS: Final[Mapping[str, Parts]] = {"settlement": _settlement, "projector": _projector, "market": _market}
+
+
+async def _patiently(machine: str, connect: Callable[[], Awaitable[None]]) -> None:
+    """Connect, again and again for a bounded time: at a start of the whole system the machines may come up last."""
+    passing = (DynamoUnavailable, CacheUnavailable, topics.BrokerError)
+    async for attempt in stamina.retry_context(on=passing, attempts=START_ATTEMPTS_MAX, timeout=START_WAIT_S_MAX, wait_max=2.0):
+        with attempt:
+            if attempt.num > 1:
+                log.info("waiting", machine=machine, attempt=attempt.num)
+            await connect()
+
+
+async def _assigned(owns: Callable[[], bool]) -> None:
+    """Ready to work only with partitions. A spare slot of a group has none and is not ready: it serves nobody yet."""
+    if not owns():
+        raise RuntimeError("no partition is assigned")
