@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
@@ -49,7 +49,7 @@ def span(
     """
     carrier = {key: value for key, value in (("traceparent", traceparent), ("tracestate", tracestate)) if value}
     at_edge = kind in (SpanKind.SERVER, SpanKind.CONSUMER)
-    parent = _W3C.extract(carrier, Context() if at_edge else None)
+    parent = _W3C.extract(carrier, Context() if at_edge else get_current())
     with trace.get_tracer("cnop").start_as_current_span(name, parent, kind, attributes) as opened:
         if opened.get_span_context().is_valid:
             yield opened

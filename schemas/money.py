@@ -88,6 +88,15 @@ def plain(value: Decimal) -> str:
     return f"{value:f}"
 
 
+def trimmed(value: Decimal, decimals_min: int = 0) -> Decimal:
+    """The same number in its one spelling: no zeros at the end of its decimals but those that make up a least number of them.
+
+    A store may give 1.5 back for 1.50; what is shown must not depend on where it was read.
+    """
+    decimals = max(significant_scale(value), decimals_min)
+    return value.quantize(Decimal((0, (1,), -decimals)), context=EXACT)
+
+
 def currency_scale(currency: str) -> int:
     """Decimals of a currency. KeyError for one that is not registered."""
     return CURRENCY_SCALES[currency]

@@ -1,15 +1,17 @@
 """The answers of the REST API, and the pure functions that make their rows from results and ledger nouns."""
 
+import hashlib
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
 from schemas.instants import Instant
 from schemas.ledger import CashLine, Entry, Order, Position, Posting
-from schemas.money import CURRENCY_SCALES, HOME_CURRENCY, ZERO, Amount, in_currency
+from schemas.money import CURRENCY_SCALES, HOME_CURRENCY, ZERO, Amount, currency_scale, in_currency, trimmed
 from schemas.requests import OrderType
 from schemas.results import Result
 
@@ -73,6 +75,27 @@ class OrderAnswer(BaseModel):
     """One order."""
 
     data: OrderView
+
+
+class Fill(BaseModel):
+    """One execution of an order: `price` is that of one unit, `fee` in the home currency."""
+
+    quantity: Amount
+    price: Amount
+    fee: Amount
+    filled_at: Instant
+
+
+class OrderDetail(OrderView):
+    """An order with its fills. An order fills whole, so there is at most one."""
+
+    fills: list[Fill]
+
+
+class OrderDetailAnswer(BaseModel):
+    """One order with its fills."""
+
+    data: OrderDetail
 
 
 class OrderPage(BaseModel):
@@ -176,6 +199,20 @@ class Portfolio(Summary):
     assets: list[Holding]
 
 
+class Insight(BaseModel):
+    """A portfolio in words. `model` names what wrote it."""
+
+    summary: str
+    generated_at: Instant
+    model: str
+
+
+class InsightAnswer(BaseModel):
+    """The words on a portfolio."""
+
+    data: Insight
+
+
 class AssetView(BaseModel):
     """A row of the inventory. Market figures that are not known are null."""
 
@@ -244,6 +281,24 @@ class CommandView(BaseModel):
     detail: str | None = None
 
 
+CONSISTENCY_PATTERN: Final = r"^v1\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{8})$"
+
+
+def consistency_token(username: str, version: int) -> str:
+    """What a write answers and a read presents, to see at least this version of the account: `v1.<version>.<tag of the user>`."""
+    return f"v1.{version}.{_user_tag(username)}"
+
+
+def read_consistency_token(username: str, token: str) -> int | None:
+    """The version in a token; None for a malformed one or another user's. The tag tells a mix-up; it is no secret and protects nothing."""
+    match = re.fullmatch(CONSISTENCY_PATTERN, token)
+    return int(match[1]) if match and match[2] == _user_tag(username) else None
+
+
+def _user_tag(username: str) -> str:
+    return hashlib.sha256(username.encode()).hexdigest()[:8]
+
+
 def transaction_id(request_id: str) -> str:
     """Id of a request's movement of cash."""
     return "txn_" + request_id.replace("-", "")
@@ -289,13 +344,22 @@ def trade_of(entry: Entry | Result) -> Trade | None:
             return Trade(
                 asset_id=order.asset_id,
                 transaction_type="SELL" if posting.amount < ZERO else "BUY",
-                quantity=abs(posting.amount),
-                price=order.average_price or order.quote_price,
+                quantity=trimmed(abs(posting.amount)),
+                price=shown_price(order.average_price or order.quote_price),
                 timestamp=entry.at,
                 order_id=order.order_id,
                 version=entry.version,
             )
     return None
+
+
+def shown_price(price: Decimal) -> Decimal:
+    """A price of one unit in its one spelling: with the home currency's decimals, or more where it has more."""
+    return trimmed(price, currency_scale(HOME_CURRENCY))
+
+
+def _price_or_none(price: Decimal | None) -> Decimal | None:
+    return None if price is None else shown_price(price)
 
 
 def order_view(order: Order) -> OrderView:
@@ -304,12 +368,12 @@ def order_view(order: Order) -> OrderView:
         order_id=order.order_id,
         order_type=order.order_type,
         asset_id=order.asset_id,
-        quantity=order.quantity,
-        price=order.price if order.price is not None else order.average_price,
+        quantity=trimmed(order.quantity),
+        price=_price_or_none(order.price if order.price is not None else order.average_price),
         status=order.status,
         total_amount=Decimal(in_currency(order.total_amount, HOME_CURRENCY)),
-        filled_quantity=order.filled_quantity,
-        average_price=order.average_price,
+        filled_quantity=trimmed(order.filled_quantity),
+        average_price=_price_or_none(order.average_price),
         fee=Decimal(in_currency(order.fee, HOME_CURRENCY)),
         client_order_id=order.client_order_id,
         time_in_force=order.time_in_force,
@@ -317,6 +381,14 @@ def order_view(order: Order) -> OrderView:
         created_at=order.created_at,
         updated_at=order.updated_at,
     )
+
+
+def order_detail(order: Order) -> OrderDetail:
+    """An order as its owner sees it, with its fills. A filled order does not change any more: its last change is its fill."""
+    view = order_view(order)
+    filled = order.filled_quantity > ZERO and order.average_price is not None
+    fills = [Fill(quantity=view.filled_quantity, price=view.average_price or ZERO, fee=view.fee, filled_at=order.updated_at)] if filled else []
+    return OrderDetail(**view.model_dump(), fills=fills)
 
 
 def balance_view(cash: CashLine | None, version: int, currency: str = HOME_CURRENCY) -> BalanceView:

@@ -1,0 +1,371 @@
+"""What we keep in Redis: the views of accounts, filled by projector and loaders through one guard, and the denylist of tokens.
+
+A view can be lost at any time and is filled again from the ledger. Readers get an answer from the ledger itself while Redis is away.
+The denylist cannot be rebuilt: see `Denylist`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final, Generic, Protocol, TypeVar, cast
+
+import structlog
+from prometheus_client import Counter
+
+from infra.cache_client import Cache, CacheUnavailable, Call, Script
+from infra.cache_guard import (
+    GAP,
+    GUARD,
+    OLD,
+    ORDERS_HELD_MAX,
+    READ_ORDER,
+    READ_ORDERS,
+    READ_ROWS,
+    ROWS_HELD_MAX,
+    Layout,
+    Page,
+    read_account,
+    read_order,
+    read_page,
+    read_row,
+)
+from infra.clock import Clock
+from infra.ledger import LedgerReads
+from schemas.ledger import Account, Order
+from schemas.results import Result
+from schemas.views import Transaction, transactions_of
+
+__all__ = [
+    "ORDERS_HELD_MAX",
+    "Arrived",
+    "Cache",
+    "CacheUnavailable",
+    "Denylist",
+    "LedgerBehind",
+    "Projected",
+    "Projection",
+    "Recent",
+    "Shown",
+    "Snapshot",
+    "Views",
+]
+
+log = structlog.get_logger()
+T = TypeVar("T")
+R = TypeVar("R")
+
+REACH_S: Final = 0.25
+"""How long a read that presents a token waits for the projector before it loads the account itself."""
+REACH_POLL_S: Final = 0.005
+FILL_ATTEMPTS_MAX: Final = 3
+"""Rounds of loading and putting one view while others change it."""
+DENYLIST: Final = "denylist"
+PRUNE_AFTER_S: Final = 60
+"""Doors' clocks may differ: a token is kept on the denylist for so long after its expiry."""
+LOADS_AT_ONCE: Final = 8
+"""Accounts that one projector batch loads at once."""
+
+READS: Final = Counter("cnop_view_reads_total", "Reads of account views, by where the answer came from", ["view", "source"])
+LOADS: Final = Counter("cnop_view_loads_total", "Account views loaded from the ledger")
+GAPS: Final = Counter("cnop_view_gaps_total", "Results that came with others missing before them, so that the view was loaded")
+
+
+class LedgerBehind(RuntimeError):
+    """The ledger does not have a version whose result was published: it was set back, or this is another ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Generic[T]):
+    """What a read shows: everything up to the account's `version`. `bypassed`: it was read past the cache, which is away."""
+
+    value: T
+    version: int
+    bypassed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recent(Generic[R]):
+    """The newest rows of a list, newest first, without holes; the list has `total` rows. `whole`: there are no others."""
+
+    rows: list[R]
+    total: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A whole view, loaded from the ledger. `kept`: Redis shows it, or something newer."""
+
+    account: Account
+    orders: list[Order]
+    rows: list[Transaction]
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A result to be shown, and then told: `value` (the record's bytes) goes to the channel `reply_to`, if there is one."""
+
+    result: Result
+    value: bytes
+    reply_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What became of a batch: views moved on, results shown already, accounts loaded because results were missing before these."""
+
+    put: int
+    old: int
+    loaded: int
+
+
+class Projection(Protocol):
+    """Where the projector puts results."""
+
+    async def put(self, arrived: Sequence[Arrived]) -> Projected:
+        """Show results, in order; each is told once it is shown. When this returns, all are shown and told."""
+        ...
+
+
+class Views:
+    """The account views of one projection generation.
+
+    The guard orders writers: a version never goes back, and a view is always what the ledger held at its version (orders may be newer
+    for a moment, while a load races with settlement). Reads raise only what the ledger raises.
+    """
+
+    def __init__(self, cache: Cache, ledger: LedgerReads, *, generation: int, ttl_s: int) -> None:
+        self._cache = cache
+        self._ledger = ledger
+        self._layout = Layout(generation, ttl_s)
+        self._flights: dict[str, asyncio.Task[Snapshot]] = {}
+        self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
+
+    async def put(self, arrived: Sequence[Arrived]) -> Projected:
+        """See `Projection`. CacheUnavailable, what the ledger raises, or LedgerBehind: then repeat the whole batch, which is safe."""
+        answers = await self._cache.scripts(GUARD, [self._layout.result_call(one.result, one.reply_to, one.value) for one in arrived])
+        late = [one for one, answer in zip(arrived, answers, strict=True) if answer == GAP]
+        await self._close_gaps(late)
+        await self._tell([one for one in late if one.reply_to])
+        old = sum(answer == OLD for answer in answers)
+        return Projected(put=len(arrived) - old - len(late), old=old, loaded=len({one.result.username for one in late}))
+
+    async def account(self, username: str) -> Shown[Account]:
+        """Balances, positions and counters."""
+        try:
+            account = read_account(username, await self._cache.run("view account", partial(self._fields, username)))
+        except CacheUnavailable:
+            account = await self._ledger.account(username)
+            return _shown("account", "bypass", account, account.version)
+        if account:
+            return _shown("account", "view", account, account.version)
+        snapshot = await self.load(username)
+        return _shown("account", "load", snapshot.account, snapshot.account.version)
+
+    async def order(self, username: str, order_id: str) -> Shown[Order | None]:
+        """One order; None where this account has no such order. One that is not among the recent ones is looked up in the ledger."""
+        page = await self._page(username, READ_ORDER, order_id)
+        if isinstance(page, Page):
+            found, whole = next(map(read_order, page.items), None), page.held == page.counters.orders
+        elif page:
+            found = next((order for order in page.orders if order.order_id == order_id), None)
+            whole = len(page.orders) == page.account.counters.orders
+        if page and (found or whole):
+            return _shown("order", _source(page), found, _version_of(page))
+        version = (await self._ledger.account(username)).version
+        return _shown("order", _source(page), await self._ledger.order(username, order_id), version)
+
+    async def orders(self, username: str, limit: int) -> Shown[Recent[Order]]:
+        """The newest orders, up to `limit` (at most `ORDERS_HELD_MAX`)."""
+        page = await self._page(username, READ_ORDERS, limit)
+        if isinstance(page, Page):
+            rows, total = [read_order(item) for item in page.items], page.counters.orders
+        elif page:
+            rows, total = page.orders, page.account.counters.orders
+        else:
+            account = await self._ledger.account(username)
+            rows = await self._ledger.orders(username, before=account.version + 1, limit=limit)
+            return _shown("orders", "bypass", _recent(rows, limit, account.counters.orders), account.version)
+        return _shown("orders", _source(page), _recent(rows, limit, total), _version_of(page))
+
+    async def transactions(self, username: str, limit: int) -> Shown[Recent[Transaction]]:
+        """The newest cash movements, up to `limit` (at most `ROWS_HELD_MAX`); inside an entry in the order of its legs."""
+        page = await self._page(username, READ_ROWS, limit)
+        if isinstance(page, Page):
+            rows, total = [read_row(item) for item in page.items], page.counters.transactions
+        elif page:
+            rows, total = page.rows, page.account.counters.transactions
+        else:
+            account = await self._ledger.account(username)
+            entries = await self._ledger.entries(username, before=account.version + 1, limit=limit)
+            rows = [row for entry in entries for row in transactions_of(entry)]
+            return _shown("transactions", "bypass", _recent(rows, limit, account.counters.transactions), account.version)
+        return _shown("transactions", _source(page), _recent(rows, limit, total), _version_of(page))
+
+    async def reach(self, username: str, version: int) -> bool:
+        """Wait briefly until the view shows a version, else load it; False where even the ledger does not have that version.
+
+        While Redis is away there is nothing to wait for: reads see the ledger then, and tell their version.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REACH_S
+        try:
+            while (shown := await self._version(username)) is not None and loop.time() < deadline:
+                if shown >= version:
+                    return True
+                await asyncio.sleep(REACH_POLL_S)
+        except CacheUnavailable:
+            return True
+        return (await self.load(username, at_least=version)).account.version >= version
+
+    async def load(self, username: str, at_least: int | None = None) -> Snapshot:
+        """Fill the view from the ledger through the guard, once for all who ask at the same time.
+
+        A load that began before the call may lack what was settled just before it: where it shows less than `at_least`, another is made.
+        """
+        joined = username in self._flights
+        snapshot = await asyncio.shield(self._flight(username))
+        if joined and at_least is not None and snapshot.account.version < at_least:
+            snapshot = await asyncio.shield(self._flight(username))
+        return snapshot
+
+    async def _close_gaps(self, late: Sequence[Arrived]) -> None:
+        wanted: dict[str, int] = {}
+        for one in late:
+            wanted[one.result.username] = max(one.result.version, wanted.get(one.result.username, 0))
+        # Not to be left running behind a raised error: the batch is repeated then.
+        failures = await asyncio.gather(*(self._close_gap(username, version) for username, version in wanted.items()), return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    async def _close_gap(self, username: str, version: int) -> None:
+        async with self._loading:
+            snapshot = await self.load(username, at_least=version)
+        GAPS.inc()
+        if snapshot.account.version < version:
+            raise LedgerBehind(f"{username}: result of version {version}, the ledger has {snapshot.account.version}")
+        if not snapshot.kept:
+            raise CacheUnavailable(f"view of {username} was loaded and could not be put")
+
+    async def _tell(self, arrived: Sequence[Arrived]) -> None:
+        if arrived:
+            await self._cache.run("reply", partial(self._publish, arrived))
+
+    async def _publish(self, arrived: Sequence[Arrived]) -> None:
+        async with self._cache.client.pipeline(transaction=False) as pipeline:
+            for one in arrived:
+                pipeline.publish(one.reply_to or "", one.value)
+            await pipeline.execute()
+
+    async def _fields(self, username: str) -> dict[bytes, bytes]:
+        return cast("dict[bytes, bytes]", await self._cache.client.hgetall(self._layout.keys(username)[0]))  # the client does not decode
+
+    async def _version(self, username: str) -> int | None:
+        key = self._layout.keys(username)[0]
+        text = await self._cache.run("view version", lambda: self._cache.client.hget(key, "version"))
+        return None if text is None else int(text)
+
+    async def _page(self, username: str, script: Script, argument: str | int) -> Page | Snapshot | None:
+        """The list from Redis, or the loaded view where Redis has none, or None while Redis is away."""
+        try:
+            answer = await self._cache.script(script, Call(self._layout.keys(username), (argument,)))
+        except CacheUnavailable:
+            return None
+        return read_page(username, answer) or await self.load(username)
+
+    def _flight(self, username: str) -> asyncio.Task[Snapshot]:
+        flight = self._flights.get(username)
+        if flight is None:
+            flight = self._flights[username] = asyncio.create_task(self._fill(username), name=f"load {username}")
+            flight.add_done_callback(partial(self._landed, username))
+        return flight
+
+    def _landed(self, username: str, flight: asyncio.Task[Snapshot]) -> None:
+        del self._flights[username]
+        if not flight.cancelled() and (error := flight.exception()):
+            log.warning("view not loaded", username=username, error=str(error))  # told to those who wait; they may all have gone
+
+    async def _fill(self, username: str) -> Snapshot:
+        LOADS.inc()
+        for _ in range(FILL_ATTEMPTS_MAX):
+            snapshot = await self._read(username)
+            try:
+                answer = await self._cache.script(GUARD, self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows))
+            except CacheUnavailable:
+                break
+            if answer != GAP:
+                return Snapshot(snapshot.account, snapshot.orders, snapshot.rows, kept=True)
+        return snapshot
+
+    async def _read(self, username: str) -> Snapshot:
+        """The account first: what is newer than it is left out of the lists, and comes as a result."""
+        account = await self._ledger.account(username)
+        if account.version == 0:
+            return Snapshot(account, [], [])
+        orders, entries = await asyncio.gather(
+            self._ledger.orders(username, before=account.version + 1, limit=ORDERS_HELD_MAX),
+            self._ledger.entries(username, before=account.version + 1, limit=ROWS_HELD_MAX),
+        )
+        return Snapshot(account, orders, [row for entry in entries for row in transactions_of(entry)][:ROWS_HELD_MAX])
+
+
+class Denylist:
+    """Tokens and token families that are refused although they have not expired.
+
+    One sorted set without a lifetime, so that the eviction policy (`volatile-lru`) never takes it; the score is the expiry, and what has
+    expired is pruned. It cannot be rebuilt: if Redis loses its data, revoked access tokens are good again until they expire. While Redis
+    is away every call raises CacheUnavailable; whoever changes anything on a token's word must refuse then.
+    """
+
+    def __init__(self, cache: Cache, clock: Clock) -> None:
+        self._cache = cache
+        self._clock = clock
+
+    async def revoke(self, token_id: str, expires_at: datetime) -> None:
+        """Refuse one access token from now on. Repeating it is harmless."""
+        await self._add(f"t:{token_id}", expires_at)
+
+    async def revoke_family(self, family: str, expires_at: datetime) -> None:
+        """Refuse every access token that was issued with a family of refresh tokens; `expires_at` is when the last of them expires."""
+        await self._add(f"f:{family}", expires_at)
+
+    async def is_revoked(self, token_id: str, family: str) -> bool:
+        """Whether a token, or its family, is refused."""
+        scores = await self._cache.run("denylist", partial(self._scores, token_id, family))
+        return any(score is not None for score in scores)
+
+    async def _scores(self, token_id: str, family: str) -> list[float | None]:
+        scores: list[float | None] = await self._cache.client.zmscore(DENYLIST, [f"t:{token_id}", f"f:{family}"])
+        return scores
+
+    async def _add(self, member: str, expires_at: datetime) -> None:
+        await self._cache.run("revoke", partial(self._store, member, expires_at.timestamp()))
+
+    async def _store(self, member: str, expiry: float) -> None:
+        async with self._cache.client.pipeline(transaction=True) as pipeline:
+            pipeline.zadd(DENYLIST, {member: expiry}, gt=True)
+            pipeline.zremrangebyscore(DENYLIST, "-inf", self._clock.now().timestamp() - PRUNE_AFTER_S)
+            await pipeline.execute()
+
+
+def _shown(view: str, source: str, value: T, version: int) -> Shown[T]:
+    READS.labels(view, source).inc()
+    return Shown(value, version, bypassed=source == "bypass")
+
+
+def _source(page: Page | Snapshot | None) -> str:
+    if page is None:
+        return "bypass"
+    return "view" if isinstance(page, Page) else "load"
+
+
+def _version_of(page: Page | Snapshot) -> int:
+    return page.version if isinstance(page, Page) else page.account.version
+
+
+def _recent(rows: list[R], limit: int, total: int) -> Recent[R]:
+    return Recent(rows[:limit], total, whole=len(rows) == total and total <= limit)

@@ -1,0 +1,234 @@
+"""The views' layout in Redis: key names, fields, and the Lua that every change and every read of a view goes through.
+
+A view is four keys under one hash tag:
+
+* `g<generation>:{<username>}:acct` - hash: `username version at status counters`, `cash:<currency>`, `pos:<asset>`, `orders_held`, `rows_held`
+* `…:orders` - hash: order id → order, and `…:order_index` - sorted set: order id by the version that placed it
+* `…:tx` - list: rows of cash movements, newest entry first, inside an entry in the order of its legs
+
+The newest orders and rows are kept, without holes, up to a maximum. The server may evict any one of the keys, so the account says how
+many orders and rows belong to it: a view whose counts disagree is incomplete and counts as missing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+from zlib import crc32
+
+from pydantic import TypeAdapter
+
+from infra.cache_client import Call, Script
+from schemas.instants import rfc3339
+from schemas.ledger import Account, CashLine, Counters, Order, Position
+from schemas.results import Result
+from schemas.views import Transaction, transactions_of
+
+ORDERS_HELD_MAX: Final = 200
+ROWS_HELD_MAX: Final = 200
+TTL_SPREAD: Final = 10
+"""Lifetimes differ by up to a tenth from user to user, so that views filled together do not all expire together."""
+
+PUT: Final = b"put"
+OLD: Final = b"old"
+GAP: Final = b"gap"
+
+GUARD: Final = Script(
+    "view put",
+    """
+-- KEYS: account, orders, order index, rows
+-- ARGV: 1 mode ('result' | 'whole'), 2 username, 3 version, 4 lifetime in s, 5 orders max, 6 rows max, 7 channel or '', 8 reply;
+--       then a count and so many (field, value); a count and so many (order id, version that placed it, order); a count and so many rows
+local account, orders, index, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local mode, username, version = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local function tell()
+  if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
+end
+
+local known = redis.call('HMGET', account, 'username', 'version', 'orders_held', 'rows_held')
+local stored = known[1] == username and tonumber(known[2]) or nil
+local complete = stored
+  and redis.call('ZCARD', index) == tonumber(known[3])
+  and redis.call('HLEN', orders) == tonumber(known[3])
+  and redis.call('LLEN', rows) == tonumber(known[4])
+
+if complete and version <= stored then
+  tell()
+  return 'old'
+end
+if mode == 'result' then
+  -- The first version needs no ledger: before it there was nothing.
+  if complete and version > stored + 1 or not complete and (stored or version ~= 1) then return 'gap' end
+elseif stored and version < stored then
+  return 'gap'
+end
+if mode == 'whole' or not stored then redis.call('DEL', account, orders, index, rows) end
+
+local at = 9
+local function take()
+  at = at + 1
+  return ARGV[at - 1]
+end
+
+for _ = 1, tonumber(take()) do
+  local field = take()
+  redis.call('HSET', account, field, take())
+end
+for _ = 1, tonumber(take()) do
+  local id, placed, order = take(), take(), take()
+  -- An old order that fell out of the recent ones must not come back: it would leave a hole behind it.
+  if mode == 'whole' or tonumber(placed) == version or redis.call('ZSCORE', index, id) then
+    redis.call('ZADD', index, placed, id)
+    redis.call('HSET', orders, id, order)
+  end
+end
+local over = redis.call('ZCARD', index) - tonumber(ARGV[5])
+if over > 0 then
+  for _, id in ipairs(redis.call('ZRANGE', index, 0, over - 1)) do redis.call('HDEL', orders, id) end
+  redis.call('ZREMRANGEBYRANK', index, 0, over - 1)
+end
+local count = tonumber(take())
+for row = at + count - 1, at, -1 do redis.call('LPUSH', rows, ARGV[row]) end
+if count > 0 then redis.call('LTRIM', rows, 0, tonumber(ARGV[6]) - 1) end
+
+redis.call('HSET', account, 'username', username, 'version', ARGV[3],
+  'orders_held', redis.call('ZCARD', index), 'rows_held', redis.call('LLEN', rows))
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[4]) end
+tell()
+return 'put'
+""",
+)
+
+READ_ORDER: Final = Script(
+    "view order",
+    """
+local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'counters', 'orders_held')
+return {known[1], known[2], known[3], known[4], redis.call('HLEN', KEYS[2]), {redis.call('HGET', KEYS[2], ARGV[1])}}
+""",
+)
+
+READ_ORDERS: Final = Script(
+    "view orders",
+    """
+local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'counters', 'orders_held')
+local ids = redis.call('ZREVRANGE', KEYS[3], 0, ARGV[1] - 1)
+local orders = #ids > 0 and redis.call('HMGET', KEYS[2], unpack(ids)) or {}
+local held = redis.call('ZCARD', KEYS[3])
+if redis.call('HLEN', KEYS[2]) ~= held then held = -1 end
+return {known[1], known[2], known[3], known[4], held, orders}
+""",
+)
+
+READ_ROWS: Final = Script(
+    "view transactions",
+    """
+local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'counters', 'rows_held')
+return {known[1], known[2], known[3], known[4], redis.call('LLEN', KEYS[4]), redis.call('LRANGE', KEYS[4], 0, ARGV[1] - 1)}
+""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a read script says of a list: the newest `items`, and how many are `held` of `total`, at `version`."""
+
+    version: int
+    counters: Counters
+    held: int
+    items: list[bytes]
+
+
+class Layout:
+    """Keys and guard calls of one projection generation."""
+
+    def __init__(self, generation: int, ttl_s: int) -> None:
+        self._generation = generation
+        self._ttl_s = ttl_s
+
+    def keys(self, username: str) -> tuple[str, str, str, str]:
+        """Account, orders, order index, rows: the order in which the scripts take them."""
+        prefix = f"g{self._generation}:{{{username}}}"
+        return f"{prefix}:acct", f"{prefix}:orders", f"{prefix}:order_index", f"{prefix}:tx"
+
+    def result_call(self, result: Result, channel: str | None, reply: bytes) -> Call:
+        """The guard's call for one result; `reply` goes to `channel` once the view shows it."""
+        lines = result.lines
+        fields = _line_fields(lines.counters, lines.cash, lines.positions)
+        fields["at"] = _quoted(rfc3339(result.at))
+        orders = [lines.order] if lines.order else []
+        head = ("result", result.username, result.version, *self._bounds(result.username), channel or "", reply if channel else b"")
+        return Call(self.keys(result.username), (*head, *_body(fields, orders, transactions_of(result))))
+
+    def whole_call(self, account: Account, orders: Sequence[Order], rows: Sequence[Transaction]) -> Call:
+        """The guard's call for a whole view, as it was loaded."""
+        fields = _line_fields(account.counters, account.cash, account.positions)
+        fields |= {"at": _quoted(rfc3339(account.at)), "status": _quoted(account.status)}
+        head = ("whole", account.username, account.version, *self._bounds(account.username), "", b"")
+        return Call(self.keys(account.username), (*head, *_body(fields, orders, rows)))
+
+    def _bounds(self, username: str) -> tuple[int, int, int]:
+        spread = crc32(username.encode()) % max(1, self._ttl_s // TTL_SPREAD)
+        return self._ttl_s - spread, ORDERS_HELD_MAX, ROWS_HELD_MAX
+
+
+def read_account(username: str, fields: Mapping[bytes, bytes]) -> Account | None:
+    """An account from its hash; None where it is missing or another user's."""
+    if fields.get(b"username") != username.encode():
+        return None
+    document = b'{"username":"%b","version":%b,"at":%b,"status":%b,"counters":%b,"cash":{%b},"positions":{%b}}' % (
+        username.encode(),
+        fields[b"version"],
+        fields[b"at"],
+        fields.get(b"status", b'"active"'),
+        fields[b"counters"],
+        _members(fields, b"cash:"),
+        _members(fields, b"pos:"),
+    )
+    account: Account = _adapter(Account).validate_json(document)
+    return account
+
+
+def read_page(username: str, answer: Sequence[Any]) -> Page | None:
+    """A read script's answer; None where the view is missing, incomplete or another user's."""
+    owner, version, counters, held, found, items = answer
+    if owner != username.encode() or held is None or int(held) != found:
+        return None
+    return Page(int(version), _adapter(Counters).validate_json(counters), found, [item for item in items if item is not None])
+
+
+def read_order(text: bytes) -> Order:
+    """An order as it is kept."""
+    order: Order = _adapter(Order).validate_json(text)
+    return order
+
+
+def read_row(text: bytes) -> Transaction:
+    """A cash movement as it is kept."""
+    return Transaction.model_validate_json(text)
+
+
+def _line_fields(counters: Counters, cash: Mapping[str, CashLine], positions: Mapping[str, Position]) -> dict[str, bytes]:
+    fields = {"counters": _adapter(Counters).dump_json(counters)}
+    fields |= {f"cash:{currency}": _adapter(CashLine).dump_json(line) for currency, line in cash.items()}
+    return fields | {f"pos:{asset}": _adapter(Position).dump_json(line) for asset, line in positions.items()}
+
+
+def _body(fields: Mapping[str, bytes], orders: Iterable[Order], rows: Iterable[Transaction]) -> list[str | bytes | int]:
+    order_args = [part for order in orders for part in (order.order_id, order.created_version, _adapter(Order).dump_json(order, exclude_none=True))]
+    row_args = [row.model_dump_json(exclude_none=True).encode() for row in rows]
+    field_args = [part for pair in fields.items() for part in pair]
+    return [len(fields), *field_args, len(order_args) // 3, *order_args, len(row_args), *row_args]
+
+
+def _members(fields: Mapping[bytes, bytes], prefix: bytes) -> bytes:
+    return b",".join(b'"%b":%b' % (name.removeprefix(prefix), value) for name, value in fields.items() if name.startswith(prefix))
+
+
+def _quoted(text: str) -> bytes:
+    return f'"{text}"'.encode()
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -1,0 +1,145 @@
+"""A door's HTTP side: puts one Litestar app together from a door's routes and everything that all doors have in common.
+
+Others import what they need from here; the parts stand in `infra.http_*` and `infra.process`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
+
+from infra import http_docs, http_health, http_problems
+from infra.clock import Ids
+from infra.http_auth import PUBLIC, Auth, Authenticate, Caller, Revocations
+from infra.http_docs import Docs, Merged
+from infra.http_edge import API, Edge
+from infra.http_health import Health
+from infra.http_limits import Policy, RateLimiter, by_address, client_address
+from infra.http_problems import ProblemError, invalid_fields
+from infra.http_request import BODY_BYTES_MAX, JsonRequest
+from infra.http_serve import PortTaken, serve
+from infra.process import Background, BackgroundFailed, run_process
+
+__all__ = [
+    "API",
+    "PUBLIC",
+    "Auth",
+    "Background",
+    "BackgroundFailed",
+    "Caller",
+    "DoorApp",
+    "Health",
+    "JsonRequest",
+    "Policy",
+    "PortTaken",
+    "ProblemError",
+    "RateLimiter",
+    "Revocations",
+    "admin_app",
+    "build_app",
+    "by_address",
+    "client_address",
+    "invalid_fields",
+    "run_process",
+    "serve",
+]
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[Any]]
+
+
+class DoorApp(Litestar):
+    """A Litestar app inside of the edge that all doors share. Made by `build_app`."""
+
+    name: str
+    health: Health
+    background: Background
+    docs: Docs | Merged | None
+    edge: Edge
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request (ASGI 3)."""
+        if scope["type"] == "http":
+            await self.edge(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def build_app(
+    name: str,
+    routes: Sequence[ControllerRouterHandler],
+    *,
+    ids: Ids,
+    health: Health,
+    background: Background | None = None,
+    auth: Auth | None = None,
+    dependencies: Mapping[str, Provide] | None = None,
+    lifespan: Sequence[Lifespan] = (),
+    state: Mapping[str, Any] | None = None,
+    title: str = "",
+    description: str = "",
+) -> DoorApp:
+    """A door.
+
+    `routes` come under /api/v1 and need a token unless marked with `opt={PUBLIC: True}`; beside it stand /livez, /readyz, /health,
+    /metrics, and /docs with /docs/openapi.json. `lifespan` opens what the door needs, in order, and closes it in reverse; background
+    tasks are started there, on `background`: the first one that ends makes /livez fail and ends the process (`serve`).
+    """
+    api = Router(API, route_handlers=list(routes))
+    docs = Docs(title or name, description, api, dependencies or {})
+    return _app(name, [api], docs, ids=ids, health=health, background=background, auth=auth, dependencies=dependencies, lifespan=lifespan, state=state)
+
+
+def admin_app(
+    name: str,
+    *,
+    ids: Ids,
+    health: Health,
+    background: Background | None = None,
+    lifespan: Sequence[Lifespan] = (),
+    docs: Merged | None = None,
+) -> DoorApp:
+    """The app of a process without routes of its own: health and metrics, and perhaps the description of others."""
+    return _app(name, [], docs, ids=ids, health=health, background=background, lifespan=lifespan)
+
+
+def _app(
+    name: str,
+    routes: Sequence[ControllerRouterHandler],
+    docs: Docs | Merged | None,
+    *,
+    ids: Ids,
+    health: Health,
+    background: Background | None,
+    lifespan: Sequence[Lifespan],
+    auth: Auth | None = None,
+    dependencies: Mapping[str, Provide] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> DoorApp:
+    held = background or Background()
+    health.probe("background", held.alive)
+    app = DoorApp(
+        route_handlers=[*routes, *http_health.routes(name, health), *(http_docs.routes(docs) if docs else ())],
+        request_class=JsonRequest,
+        request_max_body_size=BODY_BYTES_MAX,
+        middleware=[Authenticate(auth)],
+        exception_handlers={Exception: http_problems.answer},
+        dependencies=dict(dependencies or {}),
+        # Twice: background tasks end before what they use is closed, and also where something after them could not be opened.
+        lifespan=[_holding(held), *lifespan, _holding(held)],
+        state=State(dict(state or {})),
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    app.name, app.health, app.background, app.docs = name, health, held, docs
+    app.edge = Edge(partial(Litestar.__call__, app), ids)
+    return app
+
+
+def _holding(background: Background) -> Lifespan:
+    return lambda _app: background

@@ -1,0 +1,116 @@
+"""Serving an app over HTTP on one port until the process stops."""
+
+import asyncio
+import contextlib
+import errno
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
+
+import structlog
+import uvicorn
+
+from infra.http_health import Health
+from infra.process import Background
+
+log = structlog.get_logger()
+
+BACKLOG: Final = 2048
+KEEP_ALIVE_S: Final = 30
+DRAIN_SHARE: Final = 0.5
+"""Part of the time for stopping that running requests get; the rest is for closing connections to machines."""
+
+
+class PortTaken(RuntimeError):
+    """The address to listen on is in use, or not one of this machine."""
+
+
+class App(Protocol):
+    """What can be served: an ASGI app that opens what it needs in `lifespan`, and tells how it is."""
+
+    @property
+    def health(self) -> Health:
+        """Told when the process begins to stop."""
+        ...
+
+    @property
+    def background(self) -> Background:
+        """Watched while it serves."""
+        ...
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """Opens connections and starts background tasks; closes them at its end."""
+        ...
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request (ASGI 3)."""
+        ...
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are `infra.process`'s."""
+        yield
+
+
+async def serve(app: App, host: str, port: int, stop: asyncio.Event, shutdown_s: float) -> None:
+    """Serve until `stop` is set, then finish the running requests for at most half of `shutdown_s`.
+
+    The port is bound first and everything the app needs opened next; port 0 takes a free one, which is logged. PortTaken where it cannot
+    be bound; BackgroundFailed where one of the app's background tasks ended; what the app's lifespan raises comes through.
+    """
+    listener = listen(host, port)
+    with contextlib.closing(listener):
+        async with app.lifespan():
+            log.info("listening", host=host, port=listener.getsockname()[1])
+            await _serve_on(listener, app, stop, shutdown_s * DRAIN_SHARE)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. PortTaken where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
+        raise PortTaken(f"port {port} on {host} {reason}; set CNOP_PORT (a door) or CNOP_ADMIN_PORT (a processor) to a free one") from error
+    # Accepted connections inherit it. Without it an answer of two segments waits 40 ms for the client's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+async def _serve_on(listener: socket.socket, app: App, stop: asyncio.Event, drain_s: float) -> None:
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            loop="none",
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            reset_contextvars=True,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(drain_s),
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    failed = asyncio.create_task(app.background.failed())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([serving, failed, stopped], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        app.health.stop()
+        server.should_exit = True
+        stopped.cancel()
+        failed.cancel()
+        await serving
+    if failed.done() and not failed.cancelled():
+        failed.result()

@@ -1,0 +1,119 @@
+"""The log files of a stack, read as one stream: last lines merged by time, then what is appended, over rotations."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.local.files import last_lines
+
+FOLLOW_POLL_S = 0.2
+"""Time between two looks at the files while following."""
+
+SCAN_LINES_MAX = 200_000
+"""Lines of one file that are looked through for a request."""
+
+FILTER_BYTES_MAX = 64 * 1024 * 1024
+
+READ_BYTES_MAX = 1024 * 1024
+"""Taken from one file at one look."""
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a log, with the process that wrote it and the time that it carries (empty where none has been seen)."""
+
+    name: str
+    text: str
+    time: str
+
+
+def tail(files: Sequence[Path], count: int, request_id: str = "") -> list[Line]:
+    """The last `count` lines of all files together in the order of time; of one request only, where its id is given (then the rotated files are read too)."""
+    lines = [line for file in files for line in _read(file, count, request_id)]
+    lines.sort(key=lambda line: line.time)  # stable: within a file the order stays
+    return lines[-count:] if count else []
+
+
+def follow(files: Callable[[], Sequence[Path]], request_id: str, go_on: Callable[[], bool]) -> Iterator[Line]:
+    """Lines that are appended from now on, for as long as `go_on` says so; at its end what was still unread."""
+    followed = {file: _Followed(file, _end(file)) for file in files()}
+    while True:
+        last = not go_on()
+        for file in files():
+            followed.setdefault(file, _Followed(file, 0))
+        lines = [line for one in followed.values() for line in one.read() if _wanted(line.text, request_id)]
+        yield from sorted(lines, key=lambda line: line.time)
+        if last:
+            return
+        if not lines:
+            time.sleep(FOLLOW_POLL_S)
+
+
+@dataclass
+class _Followed:
+    file: Path
+    offset: int
+    inode: int = 0
+    rest: bytes = b""
+    seen: str = field(default="")
+
+    def read(self) -> list[Line]:
+        """Whole lines since the last look."""
+        try:
+            with self.file.open("rb") as opened:
+                inode = opened.seek(0, 2) and self.file.stat().st_ino
+                if opened.tell() < self.offset or (self.inode and inode != self.inode):
+                    self.offset, self.rest = 0, b""  # rotated
+                self.inode = inode
+                opened.seek(self.offset)
+                got = opened.read(READ_BYTES_MAX)
+        except OSError:
+            return []
+        self.offset += len(got)
+        *whole, self.rest = (self.rest + got).split(b"\n")
+        lines = _lines(self.file.stem, [line.decode(errors="replace") for line in whole], self.seen)
+        self.seen = lines[-1].time if lines else self.seen
+        return lines
+
+
+def _read(file: Path, count: int, request_id: str) -> list[Line]:
+    if not request_id:
+        return _lines(file.stem, last_lines(file, count))
+    rotated = sorted(file.parent.glob(f"{file.name}.*"), key=lambda path: path.suffix, reverse=True)
+    texts = [text for path in [*rotated, file] for text in last_lines(path, SCAN_LINES_MAX, FILTER_BYTES_MAX) if _wanted(text, request_id)]
+    return _lines(file.stem, texts)
+
+
+def _lines(name: str, texts: Sequence[str], seen: str = "") -> list[Line]:
+    lines = []
+    for text in texts:
+        found = _TIME.search(text[:200])
+        if found:
+            seen = found.group().replace(" ", "T").replace(",", ".")
+        lines.append(Line(name, text, seen))
+    return lines
+
+
+def _wanted(text: str, request_id: str) -> bool:
+    """Whether a line belongs to the request: its own line, or one of a batch with it."""
+    if not request_id:
+        return True
+    if request_id not in text:
+        return False
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and (fields.get("request_id") == request_id or request_id in (fields.get("request_ids") or ()))
+
+
+def _end(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,158 @@
+"""Logs and traces of a process: JSON lines on standard output, spans to a collector where one is configured.
+
+Every line has `timestamp level service_name request_id username message`, in this order; what else is known follows. Request id and
+username are bound to the running task (`structlog.contextvars`), so code that logs need not know them. Values of passwords, tokens and
+bodies do not go into logs: fields with such names are blanked, and errors are told without the input that caused them.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, MutableMapping
+from types import TracebackType
+from typing import Any, Final
+
+import structlog
+from opentelemetry import trace
+from pydantic import ValidationError
+
+from infra.settings import Settings
+
+Event = MutableMapping[str, Any]
+
+FRAMES_MAX: Final = 30
+CAUSES_MAX: Final = 5
+ERROR_TEXT_MAX: Final = 500
+_SECRET_FIELDS: Final = frozenset({"password", "token", "access_token", "refresh_token", "authorization", "secret", "private_key", "body", "cookie"})
+
+
+class TelemetryMissing(RuntimeError):
+    """A collector is configured, but the packages that talk to it are not installed. The text says what to install."""
+
+
+def configure(service_name: str, settings: Settings) -> Callable[[], None]:
+    """Set up logs and, where `otlp_endpoint` is set, traces. Once per process, before anything logs.
+
+    Returns what flushes the last spans; call it when the process ends. TelemetryMissing where the extra `telemetry` is needed and missing.
+    """
+    _configure_logs(service_name, settings.log_level)
+    return _install_tracing(service_name, settings.otlp_endpoint) if settings.otlp_endpoint else _nothing
+
+
+def bind(*, request_id: str | None = None, username: str | None = None) -> None:
+    """Put request id and username into every later line of the running task; None leaves one as it is."""
+    structlog.contextvars.bind_contextvars(**{key: value for key, value in (("request_id", request_id), ("username", username)) if value is not None})
+
+
+def _nothing() -> None:
+    pass
+
+
+def _configure_logs(service_name: str, level: str) -> None:
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        _explained,
+        _blanked,
+        _ordered(service_name),
+    ]
+    renderer = structlog.processors.JSONRenderer(serializer=json.dumps, default=str, ensure_ascii=False)
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, *shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.processors.add_log_level, _with_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shared, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+
+
+def _with_logger_name(_logger: Any, _method: str, event: Event) -> Event:
+    record = event.get("_record")
+    if isinstance(record, logging.LogRecord):
+        event["logger"] = record.name
+    return event
+
+
+def _ordered(service_name: str) -> structlog.types.Processor:
+    def ordered(_logger: Any, _method: str, event: Event) -> Event:
+        line = {
+            "timestamp": event.pop("timestamp"),
+            "level": event.pop("level"),
+            "service_name": service_name,
+            "request_id": event.pop("request_id", None),
+            "username": event.pop("username", None),
+            "message": event.pop("event", ""),
+        }
+        return {**line, **event}
+
+    return ordered
+
+
+def _blanked(_logger: Any, _method: str, event: Event) -> Event:
+    for key in _SECRET_FIELDS.intersection(event):
+        event[key] = "[blanked]"
+    return event
+
+
+def _explained(_logger: Any, _method: str, event: Event) -> Event:
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = _chain(error)
+    return event
+
+
+def _chain(error: BaseException) -> list[dict[str, Any]]:
+    chain: list[dict[str, Any]] = []
+    cause: BaseException | None = error
+    while cause is not None and len(chain) < CAUSES_MAX:
+        chain.append({"type": type(cause).__qualname__, "text": _text(cause), "frames": _frames(cause.__traceback__)})
+        cause = _behind(cause)
+    return chain
+
+
+def _behind(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, ValidationError):  # its own text quotes the input
+        return "; ".join(f"{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in error.errors(include_input=False, include_url=False))[:ERROR_TEXT_MAX]
+    return str(error)[:ERROR_TEXT_MAX]
+
+
+def _frames(traceback: TracebackType | None) -> list[str]:
+    frames: list[str] = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_qualname}")
+        traceback = traceback.tb_next
+    return frames[-FRAMES_MAX:]
+
+
+def _install_tracing(service_name: str, endpoint: str) -> Callable[[], None]:
+    # Imported here and not above: without a collector no SDK is loaded at all.
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise TelemetryMissing(f"CNOP_OTLP_ENDPOINT is set, but {error.name} is not installed: pip install 'cnop[telemetry]'") from error
+    provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown

@@ -1,0 +1,176 @@
+"""The inventory: the listed assets with their latest prices, for everybody.
+
+Figures are JSON numbers for display. Those of the last 24 hours, 7 and 30 days are null: no price history is kept yet.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from hashlib import sha256
+from typing import Annotated, Any, Final
+
+from litestar import Request, Response, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+
+from infra.dynamo import DynamoUnavailable
+from infra.http import PUBLIC, ProblemError
+from infra.market import MarketCache, MarketSnapshot
+from schemas.market import Asset, PriceChanged
+from schemas.money import share_down
+from schemas.views import AssetAnswer, AssetDetail, AssetPage, AssetView
+
+LIMIT_MAX: Final = 250
+LIMIT: Final = 50
+SEARCH_MAX: Final = 100
+ASSET_ID: Final = re.compile(r"[A-Za-z0-9]{1,10}")
+PERCENT_SCALE: Final = 4
+JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One asset of the list: what it is found by, and its part of the body."""
+
+    names: str
+    is_active: bool
+    body: bytes
+
+
+class Inventory:
+    """The assets, encoded once for each change of the market: most calls join bytes. 503 where neither cache nor table can be read."""
+
+    def __init__(self, market: MarketCache) -> None:
+        self._market = market
+        self._built_from: MarketSnapshot | None = None
+        self._rows: tuple[_Row, ...] = ()
+
+    async def page(self, *, limit: int, active_only: bool, search: str) -> bytes:
+        """The first rows by market capitalisation rank as the JSON of an `AssetPage`; its counts are of all that match."""
+        wanted = search.strip().casefold()
+        matching = [row for row in await self._current() if wanted in row.names and (row.is_active or not active_only)]
+        return _page(matching[:limit], len(matching), sum(row.is_active for row in matching))
+
+    async def detail(self, asset_id: str) -> AssetDetail | None:
+        """Everything about an asset; None where there is none of that id."""
+        snapshot = await self._snapshot()
+        asset = snapshot.by_id.get(asset_id)
+        return _detail(asset, snapshot.prices.get(asset_id)) if asset else None
+
+    async def _current(self) -> tuple[_Row, ...]:
+        snapshot = await self._snapshot()
+        if snapshot is not self._built_from:
+            self._rows = tuple(_rows(snapshot.assets, snapshot.prices))
+            self._built_from = snapshot
+        return self._rows
+
+    async def _snapshot(self) -> MarketSnapshot:
+        try:
+            return await self._market.snapshot()
+        except DynamoUnavailable:
+            raise ProblemError("unavailable", "The market cannot be read now.") from None
+
+
+@get(
+    ["/inventory/assets", "/assets"],
+    opt={PUBLIC: True},
+    responses={200: ResponseSpec(AssetPage, description="The first assets by market capitalisation rank", generate_examples=False)},
+    summary="List assets",
+)
+async def list_assets(
+    request: Request[Any, Any, Any],
+    inventory: Inventory,
+    limit: Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="Rows of the answer")] = LIMIT,
+    active_only: Annotated[bool, Parameter(description="Leave out assets that are not traded now")] = False,
+    search: Annotated[str, Parameter(max_length=SEARCH_MAX, description="A part of the name or symbol, in any case")] = "",
+) -> Response[bytes]:
+    """The listed assets, by market capitalisation rank. `total_count` and `active_count` are of all that match, not of the page."""
+    return _answer(request, await inventory.page(limit=limit, active_only=active_only, search=search))
+
+
+@get(
+    ["/inventory/assets/{asset_id:str}", "/assets/{asset_id:str}"],
+    opt={PUBLIC: True},
+    responses={200: ResponseSpec(AssetAnswer, description="The asset", generate_examples=False)},
+    summary="Show an asset",
+)
+async def get_asset(request: Request[Any, Any, Any], inventory: Inventory, asset_id: str) -> Response[bytes]:
+    """Everything about one asset. The id is read in any case."""
+    detail = await inventory.detail(parse_asset_id(asset_id))
+    if detail is None:
+        raise ProblemError("not-found", "There is no such asset.")
+    return _answer(request, AssetAnswer(data=detail).model_dump_json().encode())
+
+
+ROUTES: Final = (list_assets, get_asset)
+
+
+def parse_asset_id(text: str) -> str:
+    """The asset id in upper case. ProblemError 422 where the text cannot be one."""
+    if not ASSET_ID.fullmatch(text):
+        raise ProblemError("validation-failed", "An asset id has 1 to 10 letters and digits.", pointer="#/path/asset_id")
+    return text.upper()
+
+
+def _answer(request: Request[Any, Any, Any], body: bytes) -> Response[bytes]:
+    """With an ETag; 304 where the caller has this body already (RFC 9110, section 13.1.2)."""
+    etag = f'"{sha256(body).hexdigest()[:32]}"'
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if etag in known or "*" in known:
+        return Response(b"", status_code=304, headers={"etag": etag})
+    return Response(body, media_type=JSON, headers={"etag": etag})
+
+
+def _page(rows: Iterable[_Row], total: int, active: int) -> bytes:
+    return b'{"data":[%s],"total_count":%d,"active_count":%d}' % (b",".join(row.body for row in rows), total, active)
+
+
+def _rows(assets: Iterable[Asset], prices: Mapping[str, PriceChanged]) -> Iterable[_Row]:
+    for asset in assets:
+        view = AssetView(**_common(asset, prices.get(asset.asset_id)))
+        yield _Row(f"{asset.name}\n{asset.symbol}".casefold(), asset.is_active, view.model_dump_json().encode())
+
+
+def _common(asset: Asset, price: PriceChanged | None) -> dict[str, Any]:
+    return {
+        "asset_id": asset.asset_id,
+        "name": asset.name,
+        "description": asset.description,
+        "category": asset.category,
+        "price_usd": price.price if price else None,
+        "is_active": asset.is_active,
+        "symbol": asset.symbol,
+        "image": asset.image,
+        "market_cap_rank": asset.market_cap_rank,
+        "price_change_percentage_24h": None,
+        "market_cap": price.price * asset.circulating_supply if price and asset.circulating_supply is not None else None,
+        "total_volume_24h": None,
+    }
+
+
+def _detail(asset: Asset, price: PriceChanged | None) -> AssetDetail:
+    return AssetDetail(
+        **_common(asset, price),
+        availability_status="available" if asset.is_active else "unavailable",
+        price_change_24h=None,
+        price_change_percentage_7d=None,
+        price_change_percentage_30d=None,
+        high_24h=None,
+        low_24h=None,
+        circulating_supply=asset.circulating_supply,
+        total_supply=asset.total_supply,
+        max_supply=asset.max_supply,
+        ath=asset.ath,
+        ath_change_percentage=_change(asset.ath, price),
+        ath_date=asset.ath_date,
+        atl=asset.atl,
+        atl_change_percentage=_change(asset.atl, price),
+        atl_date=asset.atl_date,
+        last_updated=price.at if price else None,
+    )
+
+
+def _change(since: Decimal | None, price: PriceChanged | None) -> Decimal | None:
+    """In per cent, from then to now."""
+    return share_down(price.price - since, Decimal(100), since, PERCENT_SCALE) if since and price else None

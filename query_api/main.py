@@ -1,0 +1,134 @@
+"""The read door's composition root: builds everything once and passes it down."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from litestar import Litestar, Request, Response, Router
+from litestar.di import Provide
+
+from infra import http_problems, telemetry
+from infra.cache import Cache, Denylist, Views
+from infra.clock import Clock, Ids, SystemClock, SystemIds
+from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.http import Auth, DoorApp, Health, ProblemError, Revocations, build_app, run_process, serve
+from infra.identity import IdentityStore
+from infra.ledger import Ledger, LedgerReads
+from infra.ledger_bound import BoundedReads, TooManyReads
+from infra.market import MarketCache, MarketStore
+from infra.secrets import derive, read_secret
+from infra.settings import Settings
+from infra.tokens import TokenVerifier
+from query_api import assets, history, orders, portfolio, profile, status
+from query_api.cursors import KEY_PURPOSE as CURSOR_KEY
+from query_api.cursors import Cursors
+from query_api.fresh import asked
+from query_api.status import CommandKey
+from schemas.commands import KEY_PURPOSE as COMMAND_KEY
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[Any]]
+
+NAME: Final = "query-api"
+ROUTES: Final = (*assets.ROUTES, *portfolio.ROUTES, *history.ROUTES, *orders.ROUTES, *profile.ROUTES, *status.ROUTES)
+_PROBLEMS: Final[dict[type[Exception], tuple[str, str]]] = {
+    DynamoUnavailable: ("unavailable", "The store does not answer now."),
+    TooManyReads: ("overloaded", "The store is asked too much now."),
+}
+
+
+def run(settings: Settings) -> None:
+    """Be the query API until told to stop."""
+    flush = telemetry.configure(NAME, settings)
+
+    async def main(stop: asyncio.Event) -> None:
+        await serve(build(settings), settings.host, settings.port, stop, settings.shutdown_s)
+
+    try:
+        run_process(main, shutdown_s=settings.shutdown_s)
+    finally:
+        flush()
+
+
+def build(settings: Settings) -> DoorApp:
+    """The door, not yet connected: its lifespan does that. Call it on the loop that will serve it. SecretRefused where a key file cannot be used.
+
+    It needs the store and the cache, never the log: it goes on answering while Kafka is away, and while the cache is.
+    """
+    clock = SystemClock()
+    dynamo = Dynamo(settings.dynamodb_url, settings.aws_region)
+    cache = Cache(settings.redis_url, client_name=NAME)
+    ledger = BoundedReads(Ledger(dynamo))
+    sources = Sources(
+        ledger=ledger,
+        views=Views(cache, ledger, generation=settings.generation, ttl_s=settings.view_ttl_s),
+        market=MarketCache(cache, MarketStore(dynamo)),
+        identity=IdentityStore(dynamo),
+        revocations=Denylist(cache, clock),
+    )
+    health = Health()
+    health.check("dynamodb", dynamo.ping)
+    health.check("redis", cache.ping)
+    return assemble(settings, sources, clock, SystemIds(), health, lifespan=[_connected(dynamo, cache)])
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the answers are taken from."""
+
+    ledger: LedgerReads
+    views: Views
+    market: MarketCache
+    identity: IdentityStore
+    revocations: Revocations
+
+
+def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, health: Health, *, lifespan: Sequence[Lifespan] = ()) -> DoorApp:
+    """The door over given sources. With the denylist away a signed token in time is enough: nothing is changed on its word here."""
+    secret = read_secret(settings.secret_file)
+    return build_app(
+        NAME,
+        [Router("/", route_handlers=ROUTES, exception_handlers=dict.fromkeys(_PROBLEMS, _told))],
+        ids=ids,
+        health=health,
+        auth=Auth(TokenVerifier.from_file(settings.jwt_public_key_file, clock), sources.revocations, fail_closed=False),
+        dependencies=_provided(
+            by=asked,
+            clock=_always(clock),
+            command_key=_always(CommandKey(derive(secret, COMMAND_KEY))),
+            cursors=_always(Cursors(derive(secret, CURSOR_KEY), clock)),
+            identity=_always(sources.identity),
+            inventory=_always(assets.Inventory(sources.market)),
+            ledger=_always(sources.ledger),
+            market=_always(sources.market),
+            views=_always(sources.views),
+        ),
+        lifespan=lifespan,
+        title="cnop query API",
+        description="Everything that is shown: balances, holdings, orders, history, the inventory.",
+    )
+
+
+def _connected(dynamo: Dynamo, cache: Cache) -> Lifespan:
+    @asynccontextmanager
+    async def connected(_app: Litestar) -> AsyncIterator[None]:
+        async with dynamo:
+            try:
+                yield
+            finally:
+                await cache.stop()
+
+    return connected
+
+
+def _told(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    return http_problems.answer(request, ProblemError(*_PROBLEMS[type(error)]))
+
+
+def _provided(**providers: Callable[..., Any]) -> dict[str, Provide]:
+    return {name: Provide(provider, sync_to_thread=False) for name, provider in providers.items()}
+
+
+def _always(thing: object) -> Callable[[], Any]:
+    return lambda: thing

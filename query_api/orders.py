@@ -1,0 +1,98 @@
+"""Orders: a list with filters, and one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from litestar import Response, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+
+from infra.cache import ORDERS_HELD_MAX, Shown, Views
+from infra.http import ProblemError
+from infra.ledger import LedgerReads
+from query_api.cursors import Cursors, List, Place
+from query_api.fresh import Asked, answer, fresh
+from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect
+from schemas.ledger import Order, OrderStatus
+from schemas.requests import OrderType
+from schemas.views import OrderDetailAnswer, OrderPage, OrderView, order_detail, order_view
+
+ORDER_ID_PATTERN: Final = r"^[A-Za-z0-9_]{10,50}$"
+FILTERED_COUNT: Final = ORDERS_HELD_MAX
+"""Orders fetched at once where a filter may leave few of them."""
+
+AssetFilter = Annotated[str | None, Parameter(pattern=r"^[A-Za-z0-9]{1,10}$", description="Orders of one asset")]
+TypeFilter = Annotated[OrderType | None, Parameter(description="Orders of one type")]
+StatusFilter = Annotated[OrderStatus | None, Parameter(description="Orders of one status")]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which orders are wanted; None wants all."""
+
+    asset_id: str | None
+    order_type: OrderType | None
+    status: OrderStatus | None
+
+    def rows(self, order: Order) -> list[OrderView]:
+        """The order's row, if it is wanted."""
+        pairs = ((self.asset_id, order.asset_id), (self.order_type, order.order_type), (self.status, order.status))
+        return [order_view(order)] if all(wanted in {None, found} for wanted, found in pairs) else []
+
+    def names(self) -> dict[str, str | None]:
+        """The parts of it, for a cursor."""
+        return {"asset_id": self.asset_id, "order_type": self.order_type, "status": self.status}
+
+
+@get("/orders", tags=["orders"], summary="List orders", responses={200: ResponseSpec(OrderPage, description="A page", generate_examples=False)})
+async def list_orders(
+    *,
+    by: Asked,
+    views: Views,
+    ledger: LedgerReads,
+    cursors: Cursors,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+    asset_id: AssetFilter = None,
+    order_type: TypeFilter = None,
+    status: StatusFilter = None,
+) -> Response[bytes]:
+    """Orders, newest first. With filters a page may be short, and even empty, although more follow: `has_more` tells."""
+    wanted = Filter(asset_id.upper() if asset_id else None, order_type, status)
+    of = List(by.username, "orders", wanted.names())
+    after = cursors.read(of, cursor)
+    shown = await fresh(views, by, lambda: _page(views, ledger, by.username, wanted, after=after, limit=limit))
+    page = shown.value
+    return answer(by, shown, OrderPage(data=page.rows, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest)))
+
+
+@get(
+    "/orders/{order_id:str}",
+    tags=["orders"],
+    summary="Show an order",
+    responses={200: ResponseSpec(OrderDetailAnswer, description="The order", generate_examples=False)},
+)
+async def get_order(order_id: Annotated[str, Parameter(pattern=ORDER_ID_PATTERN)], by: Asked, views: Views) -> Response[bytes]:
+    """One order of the caller's. Another user's is not found, like one that there is not."""
+    shown = await fresh(views, by, lambda: views.order(by.username, order_id))
+    if shown.value is None:
+        raise ProblemError("not-found", "You have no such order.")
+    return answer(by, shown, OrderDetailAnswer(data=order_detail(shown.value)))
+
+
+ROUTES: Final[tuple[Any, ...]] = (list_orders, get_order)
+
+
+async def _page(views: Views, ledger: LedgerReads, username: str, wanted: Filter, *, after: Place | None, limit: int) -> Shown[Page[OrderView]]:
+    """From the recent orders as far as they reach, then from the ledger, whose rows are at least as new as the version told."""
+    count = limit + 1 if wanted == Filter(None, None, None) else FILTERED_COUNT
+    recent = await views.orders(username, count if after is None else 1)
+
+    async def orders(before: int | None, count: int) -> Sequence[Order]:
+        if before is None and (recent.value.whole or len(recent.value.rows) == count):
+            return recent.value.rows
+        return await ledger.orders(username, before=before, limit=count)
+
+    page = await collect(Source(orders, lambda order: order.created_version, wanted.rows), after, limit, count=count)
+    return Shown(page, recent.version, recent.bypassed)

@@ -1,0 +1,110 @@
+"""What a caller has, and what it is worth now: cash, holdings, totals, and the same in words."""
+
+from typing import Any, Final
+
+import structlog
+from litestar import Response, get
+from litestar.openapi.datastructures import ResponseSpec
+
+from infra.cache import Views
+from infra.clock import Clock
+from infra.dynamo import DynamoUnavailable
+from infra.http import ProblemError
+from infra.market import MarketCache, MarketSnapshot
+from query_api.assets import parse_asset_id
+from query_api.fresh import Asked, answer, fresh
+from query_api.insights import MODEL, in_words
+from schemas.money import HOME_CURRENCY
+from schemas.valuation import asset_balance_of, portfolio_of, summary_of
+from schemas.views import AssetBalance, AssetBalances, BalanceView, Insight, InsightAnswer, Portfolio, Summary, balance_view
+
+log = structlog.get_logger()
+
+
+@get("/balance", tags=["balance"], summary="Show the cash balance", responses={200: ResponseSpec(BalanceView, description="Cash", generate_examples=False)})
+async def balance(by: Asked, views: Views) -> Response[bytes]:
+    """Cash: available, held for open orders, and both; zeros for a new user."""
+    shown = await fresh(views, by, lambda: views.account(by.username))
+    return answer(by, shown, balance_view(shown.value.cash.get(HOME_CURRENCY), shown.version))
+
+
+@get(
+    ["/balance/asset/{asset_id:str}", "/assets/{asset_id:str}/balance"],
+    tags=["balance"],
+    summary="Show one holding",
+    responses={200: ResponseSpec(AssetBalance, description="The holding", generate_examples=False)},
+)
+async def asset_balance(asset_id: str, by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
+    """One holding, also after the last of it was sold; not found where none was ever held."""
+    asset_id = parse_asset_id(asset_id)
+    shown = await fresh(views, by, lambda: views.account(by.username))
+    position = shown.value.positions.get(asset_id)
+    if position is None:
+        raise ProblemError("not-found", "You never held any of this asset.")
+    now = await _market(market)
+    return answer(by, shown, asset_balance_of(asset_id, position, now.prices, now.by_id))
+
+
+@get(
+    "/assets/balances",
+    tags=["balance"],
+    summary="List holdings",
+    responses={200: ResponseSpec(AssetBalances, description="All holdings", generate_examples=False)},
+)
+async def asset_balances(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
+    """All holdings that there ever were, by asset id."""
+    shown = await fresh(views, by, lambda: views.account(by.username))
+    now = await _market(market)
+    rows = [asset_balance_of(asset_id, position, now.prices, now.by_id) for asset_id, position in sorted(shown.value.positions.items())]
+    return answer(by, shown, AssetBalances(data=rows))
+
+
+@get(
+    "/portfolio",
+    tags=["portfolio"],
+    summary="Show the portfolio",
+    responses={200: ResponseSpec(Portfolio, description="Holdings and totals", generate_examples=False)},
+)
+async def portfolio(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
+    """Holdings above zero with their value, and the totals. Percentages of the priced holdings add up to exactly 100."""
+    shown = await fresh(views, by, lambda: views.account(by.username))
+    now = await _market(market)
+    return answer(by, shown, portfolio_of(shown.value, now.prices, now.by_id))
+
+
+@get(
+    "/users/portfolio/summary",
+    tags=["portfolio"],
+    summary="Show the totals",
+    responses={200: ResponseSpec(Summary, description="Totals", generate_examples=False)},
+)
+async def summary(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
+    """Cash, held cash, the holdings' value, and all of it. Holdings without a price are named and not counted."""
+    shown = await fresh(views, by, lambda: views.account(by.username))
+    return answer(by, shown, summary_of(shown.value, (await _market(market)).prices))
+
+
+@get(
+    "/insights/portfolio",
+    tags=["portfolio"],
+    summary="Describe the portfolio",
+    responses={200: ResponseSpec(InsightAnswer, description="Words", generate_examples=False)},
+)
+async def insights(by: Asked, views: Views, market: MarketCache, clock: Clock) -> Response[bytes]:
+    """The portfolio in a few sentences, made by rules."""
+    shown = await fresh(views, by, lambda: views.account(by.username))
+    now = await _market(market)
+    text = in_words(portfolio_of(shown.value, now.prices, now.by_id))
+    return answer(by, shown, InsightAnswer(data=Insight(summary=text, generated_at=clock.now(), model=MODEL)))
+
+
+ROUTES: Final[tuple[Any, ...]] = (balance, asset_balance, asset_balances, portfolio, summary, insights)
+
+
+async def _market(market: MarketCache) -> MarketSnapshot:
+    """Prices and names; nothing of either where they cannot be read, which the answers tell as unpriced assets."""
+    try:
+        return await market.snapshot()
+    except DynamoUnavailable as error:
+        log.warning("portfolio without prices", error=str(error))
+        return MarketSnapshot()

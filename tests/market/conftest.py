@@ -1,0 +1,75 @@
+"""The market's machines, real ones of this session: a DynamoDB engine with our tables, and Valkey."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from infra.asset_file import load_asset_file
+from infra.cache_client import Cache
+from infra.dynamo import Dynamo, provision
+from infra.local import dynamodb
+from infra.market import ASSETS_KEY, PRICES_KEY, MarketStore
+from schemas.market import Asset
+from schemas.tables import MARKET
+from tests.valkey import free_port, valkey
+
+STOP_S = 5.0
+REGION = "us-east-1"
+
+
+@pytest.fixture(scope="session")
+async def dynamo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dynamo]:
+    engine, program = await asyncio.to_thread(dynamodb.ensure, "auto", lambda *_: None)
+    assert engine == "dynoxide", "the tests of conditional writes want the engine that keeps data on disk"
+    port, file = free_port(), tmp_path_factory.mktemp("dynamodb") / "data.sqlite"
+    argv = (str(program), "serve", "--host", "127.0.0.1", "--port", str(port), "--db-path", str(file))
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ACCESS_KEY_ID", "test")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+            await provision(url, REGION)
+            async with Dynamo(url, REGION) as connected:
+                yield connected
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), STOP_S)
+
+
+@pytest.fixture(scope="session")
+def new_store(dynamo: Dynamo) -> Callable[[], Awaitable[MarketStore]]:
+    """Makes a store on an emptied table."""
+
+    async def make() -> MarketStore:
+        items = (await dynamo.call("scan", TableName=MARKET.name))["Items"]
+        await asyncio.gather(*(dynamo.call("delete_item", TableName=MARKET.name, Key={"pk": item["pk"], "sk": item["sk"]}) for item in items))
+        return MarketStore(dynamo)
+
+    return make
+
+
+@pytest.fixture
+async def store(new_store: Callable[[], Awaitable[MarketStore]]) -> MarketStore:
+    return await new_store()
+
+
+@pytest.fixture(scope="session")
+async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    async with valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture
+async def cache(redis_url: str) -> AsyncIterator[Cache]:
+    """With nothing of the market in it."""
+    cache = Cache(redis_url, client_name="test")
+    await cache.client.delete(ASSETS_KEY, PRICES_KEY)
+    yield cache
+    await cache.stop()
+
+
+@pytest.fixture(scope="session")
+def assets() -> tuple[Asset, ...]:
+    return load_asset_file(None)

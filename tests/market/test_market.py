@@ -1,0 +1,153 @@
+"""The market process on a real table: what it lists and publishes, in which order, and what survives its death."""
+
+import asyncio
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from events.bus import OutcomeUnknown
+from events.envelope import read
+from events.topics import ASSETS, PRICES
+from processors.market import SOURCE, FixedPrices, list_assets, publish_prices, run
+from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, decode_asset, decode_price
+from tests.fakes.clock import START, FakeClock, FakeIds
+
+
+class Topics:
+    """Keeps what was published; the first `failures` publishes come in and are not acknowledged. `enough` is set at `wanted` prices."""
+
+    def __init__(self, failures: int = 0, wanted: int = 0) -> None:
+        self.events = []
+        self.failures = failures
+        self.wanted = wanted
+        self.enough = asyncio.Event()
+
+    async def publish(self, topic, envelope):
+        self.events.append((topic, envelope))
+        if len(self.of(PRICES)) == self.wanted:
+            self.enough.set()
+        await asyncio.sleep(0)
+        if self.failures:
+            self.failures -= 1
+            raise OutcomeUnknown("no acknowledgement")
+
+    def of(self, topic):
+        return [envelope for name, envelope in self.events if name == topic]
+
+
+class RisingPrices:
+    """Doubles every price: the second implementation of the seam."""
+
+    def price(self, asset, latest, at):
+        return latest.price * 2 if latest else asset.price_usd
+
+
+class Broken:
+    """A table that takes prices and a topic that does not: death between the two."""
+
+    async def publish(self, topic, envelope):
+        raise RuntimeError("killed")
+
+
+@pytest.fixture
+def topics():
+    return Topics()
+
+
+@pytest.fixture
+def ours():
+    return {"clock": FakeClock(), "ids": FakeIds()}
+
+
+async def test_the_first_start_lists_everything(store, assets, topics, ours):
+    """Each asset is in the table and on the topic, as the same content, keyed by its id."""
+    listed = await list_assets(assets, store, topics, **ours)
+    assert listed == list(assets)
+    assert list((await store.assets()).values()) == sorted(assets, key=lambda asset: asset.asset_id)
+    events = topics.of(ASSETS)
+    assert [(event.type, event.subject, event.source) for event in events] == [(ASSET_LISTED, asset.asset_id, SOURCE) for asset in assets]
+    assert [decode_asset(event.value) for event in events] == list(assets)
+    assert read(events[0].key, events[0].value, events[0].headers()) == events[0]
+
+
+async def test_a_restart_publishes_the_same_events_again(store, assets, topics, ours):
+    """Same ids, same values: nobody has to know that there was a restart."""
+    await list_assets(assets[:10], store, topics, **ours)
+    again = Topics()
+    await list_assets(assets[:10], store, again, **ours)
+    assert [(event.id, event.value) for event in sorted(again.of(ASSETS), key=lambda event: event.id)] == [
+        (event.id, event.value) for event in sorted(topics.of(ASSETS), key=lambda event: event.id)
+    ]
+
+
+async def test_changed_facts_are_told_and_the_operators_word_is_kept(store, assets, topics, ours):
+    """A new release's facts come in as AssetChanged; an asset that an operator stopped stays stopped; one that left the file stays listed."""
+    await store.list_asset(replace(assets[0], is_active=False, description="Old."))
+    await store.list_asset(assets[5])
+    listed = await list_assets(assets[:2], store, topics, **ours)
+    assert {asset.asset_id: asset for asset in listed} == {"BTC": replace(assets[0], is_active=False), "ETH": assets[1], assets[5].asset_id: assets[5]}
+    assert {event.subject: event.type for event in topics.of(ASSETS)} == {"BTC": ASSET_CHANGED, "ETH": ASSET_LISTED, assets[5].asset_id: ASSET_LISTED}
+
+
+async def test_a_round_publishes_a_price_of_every_asset(store, assets, topics, ours):
+    """Prices are those of the file, at its decimals, with sequence 1, then 2; the table has the last."""
+    first = await publish_prices(assets, store, topics, source=FixedPrices(), **ours)
+    second = await publish_prices(assets, store, topics, source=FixedPrices(), **ours)
+    events = topics.of(PRICES)
+    assert [decode_price(event.value) for event in events] == first + second
+    assert {(event.type, event.sequence) for event in events} == {(PRICE_CHANGED, 1), (PRICE_CHANGED, 2)}
+    assert [str(price.price) for price in second] == [str(asset.price_usd.quantize(Decimal(1).scaleb(-asset.price_scale))) for asset in assets]
+    assert len({event.id for event in events}) == 500
+    assert events[0].time == START
+    assert await store.prices() == {price.asset_id: price for price in second}
+
+
+async def test_a_death_between_table_and_topic_never_reuses_a_sequence(store, assets, topics, ours):
+    """The successor goes on after what the table has, so no sequence ever has two prices."""
+    with pytest.raises(ExceptionGroup):
+        await publish_prices(assets[:5], store, Broken(), source=RisingPrices(), **ours)
+    published = await publish_prices(assets[:5], store, topics, source=RisingPrices(), **ours)
+    assert [(price.sequence, price.price) for price in published] == [(2, 2 * asset.price_usd) for asset in assets[:5]]
+
+
+async def test_two_processes_publish_each_sequence_with_one_price(store, assets, topics, ours):
+    """Rounds at the same time: who loses at the table stays silent."""
+    clocks = [FakeClock(), FakeClock()]
+    clocks[1].advance(1)
+    rounds = [publish_prices(assets[:20], store, topics, source=RisingPrices(), clock=clock, ids=FakeIds()) for clock in clocks for _ in range(3)]
+    await asyncio.gather(*rounds)
+    seen = {}
+    for event in topics.of(PRICES):
+        price = decode_price(event.value)
+        assert seen.setdefault((price.asset_id, price.sequence), price) == price
+    latest = await store.prices()
+    assert {asset_id: max(sequence for name, sequence in seen if name == asset_id) for asset_id in latest} == {
+        name: price.sequence for name, price in latest.items()
+    }
+
+
+async def test_an_unacknowledged_event_is_published_again(store, assets, ours):
+    """The same event once more, not the next one."""
+    topics = Topics(failures=3)
+    await publish_prices(assets[:10], store, topics, source=FixedPrices(), **ours)
+    events = topics.of(PRICES)
+    assert (len(events), len({event.id for event in events}), {event.sequence for event in events}) == (13, 10, {1})
+
+
+async def test_the_process_lists_then_publishes_at_its_interval(store, assets, ours):
+    """Assets before prices at the start, then a round after each interval until it is stopped."""
+    topics = Topics(wanted=9)
+    running = asyncio.create_task(run(assets[:3], store, topics, prices=FixedPrices(), interval_s=0.01, **ours))
+    await asyncio.wait_for(topics.enough.wait(), 20)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [topic for topic, _ in topics.events[:6]] == [ASSETS] * 3 + [PRICES] * 3
+    assert [event.sequence for event in topics.of(PRICES)][:9] == [1] * 3 + [2] * 3 + [3] * 3
+
+
+async def test_a_fault_that_does_not_pass_ends_the_process(store, assets, ours):
+    """Nothing is swallowed."""
+    with pytest.raises(ExceptionGroup):
+        await run(assets[:3], store, Broken(), prices=FixedPrices(), interval_s=60, **ours)
