@@ -84,7 +84,7 @@ def _describe(schema: Schema) -> None:
 def _narrowed(schema: Schema, text: ResultText) -> Schema:
     """The schema of all results as that of one type: what is always so, or never, is said."""
     properties, required = schema["properties"], schema["required"]
-    schema["description"] = f"{text.description} {schema['description']}"
+    schema["description"] = f"{text.description}\n\n{schema['description']}"
     if text.kind:
         properties["kind"]["const"] = text.kind
         properties["payload"] |= {"properties": {"type": {"const": text.kind}}, "required": ["type"]}

@@ -5,7 +5,7 @@ from datetime import date
 from typing import Annotated, Final, Self
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from schemas.instants import Instant
 
@@ -103,13 +103,20 @@ class Logout(Body):
 
 
 class ProfileUpdate(Body):
-    """Any of the fields of a profile that may change."""
+    """Any of the fields of a profile that may change; null removes a phone number or a date of birth."""
 
     first_name: NameField | None = None
     last_name: NameField | None = None
     email: EmailField | None = None
     phone: PhoneField | None = None
     date_of_birth: date | None = None
+
+    @field_validator("first_name", "last_name", "email", mode="before")
+    @classmethod
+    def _not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("cannot be removed")
+        return value
 
     @model_validator(mode="after")
     def _something(self) -> Self:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, PlainSerializer, WithJsonSchema
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -14,11 +14,11 @@ def rfc3339(instant: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """The inverse of `rfc3339`. ValueError where the text is not a time with an offset."""
+    """The inverse of `rfc3339`. ValueError where the text is not a time with an offset, or one that has no form in UTC."""
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError("time without an offset")
-    return instant.astimezone(UTC)
+    return _in_utc(instant)
 
 
 def from_millis(millis: int) -> datetime:
@@ -26,8 +26,17 @@ def from_millis(millis: int) -> datetime:
     return datetime.fromtimestamp(millis // 1000, tz=UTC).replace(microsecond=millis % 1000 * 1000)
 
 
+def _in_utc(instant: datetime) -> datetime:
+    """The same point in time in UTC. At the ends of the calendar there is none for some offsets."""
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("time is outside of the years 1 to 9999 in UTC") from None
+
+
 Instant = Annotated[
     AwareDatetime,
+    AfterValidator(_in_utc),
     PlainSerializer(rfc3339, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-25T08:21:42.123Z"]}),
 ]

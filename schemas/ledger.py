@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from schemas.instants import EPOCH, Instant
-from schemas.money import ZERO, Amount
+from schemas.money import EXACT, ZERO, Amount
 from schemas.requests import OrderType, TimeInForce
 
 AccountStatus = Literal["active", "parked"]
@@ -41,7 +41,7 @@ class Position:
     @property
     def quantity(self) -> Amount:
         """All that is owned, free or held."""
-        return self.available + self.held
+        return EXACT.add(self.available, self.held)
 
 
 @dataclass(frozen=True, slots=True)

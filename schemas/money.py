@@ -5,6 +5,7 @@ lose a digit. Rounding is always against the customer, so a caller names the dir
 """
 
 import functools
+import re
 from collections.abc import Callable
 from decimal import (
     ROUND_CEILING,
@@ -37,6 +38,10 @@ SCALE_MAX: Final = 18
 CURRENCY_SCALES: Final = {"USD": 2}
 """Decimals of each currency. The scale of an asset is a fact of the asset (`schemas.market.AssetFacts`)."""
 HOME_CURRENCY: Final = "USD"
+
+
+AMOUNT_PATTERN: Final = r"^-?\d+(\.\d+)?$"
+"""How an amount is written as text, on every wire."""
 
 
 def exact(function: Callable[P, R]) -> Callable[P, R]:
@@ -107,14 +112,16 @@ def in_currency(value: Decimal, currency: str) -> str:
     return plain(value.quantize(Decimal((0, (1,), -currency_scale(currency))), context=EXACT))
 
 
+_SPELLING: Final = re.compile(AMOUNT_PATTERN, re.ASCII)
+
+
 def _read_decimal(value: object) -> Decimal:
     """Parse text, int or Decimal; float is refused since it has lost digits already."""
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise ValueError("must be a decimal number, written as text or as a JSON number")  # noqa: TRY004 - pydantic reports ValueError by field
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        raise ValueError("must be a decimal number") from None
+    if isinstance(value, str) and not _SPELLING.fullmatch(value):
+        raise ValueError("must be a decimal number such as 5000.00: digits, perhaps a point and more digits")
+    number = Decimal(value)
     if not number.is_finite():
         raise ValueError("must be a finite number")
     if number.adjusted() >= INTEGER_DIGITS_MAX or scale_of(number) > SCALE_MAX:
@@ -126,9 +133,9 @@ Amount = Annotated[
     Decimal,
     BeforeValidator(_read_decimal),
     PlainSerializer(plain, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": r"^-?\d+(\.\d+)?$", "examples": ["5000.00"]}, mode="serialization"),
+    WithJsonSchema({"type": "string", "pattern": AMOUNT_PATTERN, "examples": ["5000.00"]}, mode="serialization"),
     WithJsonSchema(
-        {"anyOf": [{"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}, {"type": "number"}], "examples": ["5000.00"]},
+        {"anyOf": [{"type": "string", "pattern": AMOUNT_PATTERN}, {"type": "number"}], "examples": ["5000.00"]},
         mode="validation",
     ),
 ]

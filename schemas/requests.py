@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.instants import Instant, rfc3339
 from schemas.market import AssetFacts, Quote
-from schemas.money import Amount, plain
+from schemas.money import EXACT, Amount, plain
 
 USERNAME_PATTERN: Final = r"^[a-z0-9_]{6,30}$"
 Username = Annotated[str, StringConstraints(pattern=USERNAME_PATTERN)]
@@ -166,7 +166,7 @@ def canonical(request: AccountRequest) -> dict[str, str]:
 def _spelled(value: Any) -> str | None:
     match value:
         case Decimal():
-            return plain(value.normalize()) if value else "0"
+            return plain(value.normalize(EXACT)) if value else "0"
         case datetime():
             return rfc3339(value)
         case None:

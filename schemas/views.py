@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
 from schemas.instants import Instant
 from schemas.ledger import CashLine, Entry, Order, Position, Posting
-from schemas.money import CURRENCY_SCALES, HOME_CURRENCY, ZERO, Amount, currency_scale, in_currency, trimmed
+from schemas.money import CURRENCY_SCALES, EXACT, HOME_CURRENCY, ZERO, Amount, currency_scale, in_currency, trimmed
 from schemas.requests import OrderType
 from schemas.results import Result
 
@@ -344,7 +344,7 @@ def trade_of(entry: Entry | Result) -> Trade | None:
             return Trade(
                 asset_id=order.asset_id,
                 transaction_type="SELL" if posting.amount < ZERO else "BUY",
-                quantity=trimmed(abs(posting.amount)),
+                quantity=trimmed(posting.amount.copy_abs()),
                 price=shown_price(order.average_price or order.quote_price),
                 timestamp=entry.at,
                 order_id=order.order_id,
@@ -397,7 +397,7 @@ def balance_view(cash: CashLine | None, version: int, currency: str = HOME_CURRE
     return BalanceView(
         current_balance=Decimal(in_currency(line.available, currency)),
         held_balance=Decimal(in_currency(line.held, currency)),
-        total_balance=Decimal(in_currency(line.available + line.held, currency)),
+        total_balance=Decimal(in_currency(EXACT.add(line.available, line.held), currency)),
         currency=currency,
         updated_at=line.updated_at if cash else None,
         version=version,

@@ -13,7 +13,7 @@ from typing import assert_never
 from processors.domain.orders import buy, sell
 from processors.domain.steps import Step, refuse
 from schemas.ledger import Account, CashLine, Counters, Entry, Order, Posting
-from schemas.money import ZERO, currency_scale, exact, significant_scale
+from schemas.money import INTEGER_DIGITS_MAX, ZERO, currency_scale, exact, plain, round_down, significant_scale
 from schemas.requests import Deposit, FenceRequested, LoggedRequest, OrderPlaced, Withdrawal, canonical, order_id
 from schemas.views import moves_cash
 
@@ -31,6 +31,7 @@ class Decided:
     orders: tuple[Order, ...]
 
 
+@exact
 def decide(account: Account, logged: LoggedRequest, orders: Mapping[str, Order]) -> tuple[Account, Entry]:
     """Settle one request against one account.
 
@@ -39,7 +40,7 @@ def decide(account: Account, logged: LoggedRequest, orders: Mapping[str, Order])
     """
     at = max(logged.at, account.at)
     today = _counters_of(account.counters, at)
-    step = _step(replace(account, counters=today), logged, at, orders)
+    step = _bounded(replace(account, counters=today), _step(replace(account, counters=today), logged, at, orders))
     lines = replace(step.lines, counters=_counted(step))
     after = Account(
         username=account.username,
@@ -69,7 +70,6 @@ def decide(account: Account, logged: LoggedRequest, orders: Mapping[str, Order])
     return after, entry
 
 
-@exact
 def decide_all(account: Account, requests: tuple[LoggedRequest, ...], orders: Mapping[str, Order]) -> Decided:
     """Settle requests of one account in their order; the orders placed on the way are known to the later ones."""
     known = dict(orders)
@@ -98,12 +98,22 @@ def _step(account: Account, logged: LoggedRequest, at: datetime, orders: Mapping
             assert_never(logged.request)
 
 
+def _bounded(account: Account, step: Step) -> Step:
+    """The step, or a refusal where it would grow a line beyond what can be written and read again."""
+    figures = [figure for line in step.lines.cash.values() for figure in (line.available, line.held)]
+    for position in step.lines.positions.values():
+        figures += (position.available, position.held, position.cost_basis, position.realised)
+    if all(figure.adjusted() < INTEGER_DIGITS_MAX for figure in (*figures, step.lines.counters.deposited, step.lines.counters.withdrawn)):
+        return step
+    return refuse(account, "above-maximum", f"an account cannot hold figures of more than {INTEGER_DIGITS_MAX} digits")
+
+
 def _deposit(account: Account, request: Deposit, at: datetime) -> Step:
     if significant_scale(request.amount) > currency_scale(request.currency):
         return refuse(account, "validation-failed", f"{request.currency} has {currency_scale(request.currency)} decimals", "/amount")
     total = account.counters.deposited + request.amount
     if total > request.stamp.day_limit:
-        return refuse(account, "limit-exceeded", f"deposits of one day may be {request.stamp.day_limit:f} {request.currency}", "/amount")
+        return refuse(account, "limit-exceeded", f"deposits of one day may be {_money(request.stamp.day_limit, request.currency)}", "/amount")
     line = account.cash.get(request.currency, CashLine())
     return Step(
         replace(account.counters, deposited=total),
@@ -117,10 +127,10 @@ def _withdraw(account: Account, request: Withdrawal, at: datetime) -> Step:
         return refuse(account, "validation-failed", f"{request.currency} has {currency_scale(request.currency)} decimals", "/amount")
     total = account.counters.withdrawn + request.amount
     if total > request.stamp.day_limit:
-        return refuse(account, "limit-exceeded", f"withdrawals of one day may be {request.stamp.day_limit:f} {request.currency}", "/amount")
+        return refuse(account, "limit-exceeded", f"withdrawals of one day may be {_money(request.stamp.day_limit, request.currency)}", "/amount")
     line = account.cash.get(request.currency, CashLine())
     if request.amount > line.available:
-        return refuse(account, "insufficient-funds", f"{line.available:f} {request.currency} are available", "/amount")
+        return refuse(account, "insufficient-funds", f"{_money(line.available, request.currency)} are available", "/amount")
     return Step(
         replace(account.counters, withdrawn=total),
         cash={request.currency: replace(line, available=line.available - request.amount, updated_at=at)},
@@ -141,6 +151,10 @@ def _place(account: Account, request: OrderPlaced, logged: LoggedRequest, at: da
             return refuse(account, "order-type-unsupported", "limit orders are not offered yet", "/order_type")
         case _:
             assert_never(request.order_type)
+
+
+def _money(amount: Decimal, currency: str) -> str:
+    return f"{plain(round_down(amount, currency_scale(currency)))} {currency}"
 
 
 def _transfer(amount: Decimal, unit: str) -> tuple[Posting, ...]:
@@ -166,6 +180,10 @@ def hold_invariants(before: Account, after: Account, entry: Entry) -> None:
     """What must be true of every decision. BrokenInvariant otherwise; `assert` would vanish under -O."""
     _must(after.version == before.version + 1 == entry.version, "version goes up by one")
     _must(after.at >= before.at, "time does not go back")
+    _must(after.username == before.username == entry.username, "account and entry are one user's")
+    _must(after.cash == {**before.cash, **entry.lines.cash}, "cash lines change by the entry alone")
+    _must(after.positions == {**before.positions, **entry.lines.positions}, "positions change by the entry alone")
+    _must(after.counters == entry.lines.counters, "counters are the entry's")
     _must(not (entry.refusal and (entry.postings or entry.lines.cash or entry.lines.positions or entry.lines.order)), "a refusal moves nothing")
     totals: dict[str, Decimal] = {}
     moved: dict[str, Decimal] = {}

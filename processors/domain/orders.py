@@ -11,7 +11,7 @@ from typing import Final
 
 from processors.domain.steps import Step, refuse
 from schemas.ledger import Account, CashLine, Order, Position, Posting
-from schemas.money import HOME_CURRENCY, ZERO, currency_scale, round_down, round_up, share_up, significant_scale
+from schemas.money import HOME_CURRENCY, ZERO, currency_scale, plain, round_down, round_up, share_up, significant_scale
 from schemas.requests import OrderPlaced
 
 _SCALE: Final = currency_scale(HOME_CURRENCY)
@@ -30,7 +30,7 @@ def buy(account: Account, request: OrderPlaced, order_id: str, at: datetime) -> 
         return refused
     line = account.cash.get(HOME_CURRENCY, CashLine())
     if cost + fee > line.available:
-        return refuse(account, "insufficient-funds", f"the order costs {cost + fee:f} {HOME_CURRENCY}, {line.available:f} are available", "/quantity")
+        return refuse(account, "insufficient-funds", f"the order costs {_cash(cost + fee)}, {_cash(line.available)} are available", "/quantity")
     position = account.positions.get(request.asset_id) or Position(created_at=at)
     return Step(
         account.counters,
@@ -96,7 +96,7 @@ def _check_total(account: Account, request: OrderPlaced, least: Decimal, most: D
     if least <= ZERO:
         return refuse(account, "below-minimum", f"the order is worth less than the smallest amount of {HOME_CURRENCY}", "/quantity")
     if most > request.stamp.total_max:
-        return refuse(account, "above-maximum", f"an order may be worth {request.stamp.total_max:f} {HOME_CURRENCY}", "/quantity")
+        return refuse(account, "above-maximum", f"an order may be worth {_cash(request.stamp.total_max)}", "/quantity")
     return None
 
 
@@ -145,3 +145,7 @@ def _filled(account: Account, request: OrderPlaced, order_id: str, at: datetime,
         time_in_force=request.time_in_force,
         expires_at=request.expires_at,
     )
+
+
+def _cash(amount: Decimal) -> str:
+    return f"{plain(round_down(amount, _SCALE))} {HOME_CURRENCY}"
