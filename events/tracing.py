@@ -5,16 +5,17 @@ span of a call makes one, and everything published within it carries the same.
 """
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+LINKS_MAX: Final = 16
 _W3C: Final = TraceContextTextMapPropagator()
 
 
@@ -56,6 +57,29 @@ def span(
         else:
             with _attached(_fresh()) as unrecorded:
                 yield unrecorded
+
+
+@contextmanager
+def batch_span(name: str, origins: Sequence[tuple[str | None, str | None]]) -> Iterator[Span]:
+    """Open a consumer's span around a batch. A batch of one goes on with the trace of its record; a larger one links to its records' traces.
+
+    `origins` are the records' (`traceparent`, `tracestate`); at most `LINKS_MAX` of them are linked.
+    """
+    attributes: dict[str, AttributeValue] = {"messaging.system": "kafka", "messaging.batch.message_count": len(origins)}
+    if len(origins) == 1:
+        ((traceparent, tracestate),) = origins
+        with span(name, SpanKind.CONSUMER, attributes, traceparent=traceparent, tracestate=tracestate) as opened:
+            yield opened
+        return
+    contexts = [_span_context(traceparent, tracestate) for traceparent, tracestate in origins[:LINKS_MAX]]
+    links = [Link(context) for context in contexts if context.is_valid]
+    with trace.get_tracer("cnop").start_as_current_span(name, Context(), SpanKind.CONSUMER, attributes, links) as opened:
+        yield opened
+
+
+def _span_context(traceparent: str | None, tracestate: str | None) -> SpanContext:
+    carrier = {key: value for key, value in (("traceparent", traceparent), ("tracestate", tracestate)) if value}
+    return trace.get_current_span(_W3C.extract(carrier, Context())).get_span_context()
 
 
 def _fresh() -> Span:

@@ -18,6 +18,8 @@ import stamina
 from aiohttp import ClientError as HttpError
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from schemas.instants import rfc3339
@@ -49,6 +51,7 @@ _TRANSIENT_CODES: Final = frozenset(
     }
 )
 
+_TRACER: Final = trace.get_tracer("cnop")
 CALL_S: Final = Histogram("cnop_dynamodb_seconds", "DynamoDB calls", ["operation"], buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5))
 FAULTS: Final = Counter("cnop_dynamodb_faults_total", "DynamoDB calls that failed for a passing reason", ["operation", "code"])
 
@@ -90,7 +93,7 @@ class Dynamo:
         DynamoUnavailable for a passing fault; `botocore.exceptions.ClientError` for an answer that says no (a condition, a cancelled
         transaction, a bad request).
         """
-        with CALL_S.labels(operation).time():
+        with _TRACER.start_as_current_span(f"dynamodb {operation}", kind=SpanKind.CLIENT), CALL_S.labels(operation).time():
             try:
                 answer: dict[str, Any] = await getattr(self.client, operation)(**arguments)
             except ClientError as error:

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Histogram
 
 from events.consumer import RETRIES
 from events.envelope import Envelope, Inbound, Unreadable
+from events.tracing import batch_span
 from infra.dynamo import DynamoUnavailable
 from infra.ledger import ACTIONS_MAX, NEIGHBOUR, LedgerStore, Outcome, Refused, Stored, Unknown, Write
 from processors.domain.decide import Decided, decide_all
@@ -93,7 +94,8 @@ class Settlement:
         gives its stored result once more, since it may never have left; one that repeats an earlier record gives none. Raises Stalled.
         """
         works = _by_account([read.logged for read in batch])
-        found = await self._settle(works)
+        with batch_span("settle", [(read.traceparent, read.tracestate) for read in batch]):
+            found = await self._settle(works)
         results = []
         for read in batch:
             entry = works[read.logged.request.username].entries[read.logged.request_id]
