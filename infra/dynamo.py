@@ -189,7 +189,20 @@ async def provision(endpoint_url: str, region: str) -> list[str]:
             if table.name in created:
                 await dynamo.call("create_table", **_declaration(table))
             _check(table, await _when_active(dynamo, table))
+            await _expire(dynamo, table)
         return created
+
+
+async def _expire(dynamo: Dynamo, table: Table) -> None:
+    """Let the store drop expired items. Turning it on where it is on already is refused, so it is asked first."""
+    if table.expires_by is None:
+        return
+    told = (await dynamo.call("describe_time_to_live", TableName=table.name))["TimeToLiveDescription"]
+    if told["TimeToLiveStatus"] in ("ENABLED", "ENABLING"):
+        if told.get("AttributeName") != table.expires_by:
+            raise TableMismatch(f"table {table.name} expires items by {told.get('AttributeName')}, declared is {table.expires_by}")
+        return
+    await dynamo.call("update_time_to_live", TableName=table.name, TimeToLiveSpecification={"Enabled": True, "AttributeName": table.expires_by})
 
 
 def _declaration(table: Table) -> dict[str, Any]:

@@ -21,20 +21,24 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with a string partition key, perhaps a string sort key, and local secondary indexes."""
+    """A table with a string partition key, perhaps a string sort key, local secondary indexes, and an attribute by which items expire."""
 
     name: str
     partition_key: str
     sort_key: str | None = None
     indexes: tuple[Index, ...] = field(default_factory=tuple)
+    expires_by: str | None = None
 
+
+TTL_ATTRIBUTE: Final = "ttl"
+"""Where an item has it (seconds since the epoch), DynamoDB may drop the item after that time; readers do not rely on it."""
 
 ENTRIES_BY_VERSION: Final = Index("entries-by-version", "entry_version", "N")
 ENTRIES_BY_ASSET: Final = Index("entries-by-asset", "asset_version", "S")
 ORDERS_BY_VERSION: Final = Index("orders-by-version", "order_version", "N")
 
 LEDGER: Final = Table("cnop-ledger", "pk", "sk", (ENTRIES_BY_VERSION, ENTRIES_BY_ASSET, ORDERS_BY_VERSION))
-IDENTITY: Final = Table("cnop-identity", "pk", "sk")
+IDENTITY: Final = Table("cnop-identity", "pk", "sk", expires_by=TTL_ATTRIBUTE)
 MARKET: Final = Table("cnop-market", "pk", "sk")
 TABLES: Final = (LEDGER, IDENTITY, MARKET)
 
@@ -76,8 +80,6 @@ EMAIL_SK: Final = "OWNER"
 
 
 REFRESH_PREFIX: Final = "REFRESH#"
-TTL_ATTRIBUTE: Final = "ttl"
-"""Where an item has it (seconds since the epoch), DynamoDB may drop the item after that time; readers do not rely on it."""
 
 
 def refresh_sk(family: str) -> str:
