@@ -24,7 +24,7 @@ down: $(READY) ## Stop it; data stay under .local
 	@$(BIN)/cnop down $(ARGS)
 
 status: $(READY) ## Show each process
-	@$(BIN)/cnop status $(ARGS)
+	@$(BIN)/cnop status $(ARGS) || test $$? = 3
 
 logs: $(READY) ## Show the merged logs (ARGS=-f follows)
 	@$(BIN)/cnop logs $(ARGS)
@@ -82,7 +82,7 @@ def environment(where):
         venv.create(where, symlinks=True, with_pip=True)
     except (Exception, SystemExit) as error:
         sys.exit(f"Python cannot make an environment here ({error}). On Debian or Ubuntu: apt install python3-venv")
-with (folder / ".lock").open("w") as lock:
+with (folder / ".making").open("w") as lock:  # ".lock" is uv's own
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not ready.exists() or ready.read_text() != wanted:
         print("Making .venv from the locked packages ...", flush=True)

@@ -65,23 +65,24 @@ SOURCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ResultText:
-    """A result type: the kind of request that it answers where that is always the same one, the status of its order where it has one, and
-    whether it is a refusal.
+    """A result type: the kind of request that it answers where that is always the same one, the status of its order where it has one, whether
+    it moves anything, and whether it is a refusal.
     """
 
     description: str
     kind: str | None
     order_status: str | None = None
+    moves: bool = False
     is_refusal: bool = False
 
 
 RESULTS_OF: Final[dict[str, ResultText]] = {
-    "cnop.account.DepositSettled.v1": ResultText("Cash came in.", "Deposit"),
+    "cnop.account.DepositSettled.v1": ResultText("Cash came in.", "Deposit", moves=True),
     "cnop.account.DepositRejected.v1": ResultText("A deposit was refused; nothing moved.", "Deposit", is_refusal=True),
-    "cnop.account.WithdrawalSettled.v1": ResultText("Cash left.", "Withdrawal"),
+    "cnop.account.WithdrawalSettled.v1": ResultText("Cash left.", "Withdrawal", moves=True),
     "cnop.account.WithdrawalRejected.v1": ResultText("A withdrawal was refused; nothing moved.", "Withdrawal", is_refusal=True),
     "cnop.account.OrderAccepted.v1": ResultText("An order was accepted and is open: what it needs is held. Limit orders only.", None, "open"),
-    "cnop.account.OrderFilled.v1": ResultText("An order was filled whole: cash and holdings moved.", None, "completed"),
+    "cnop.account.OrderFilled.v1": ResultText("An order was filled whole: cash and holdings moved.", None, "completed", moves=True),
     "cnop.account.OrderCancelled.v1": ResultText("An order ended without a fill; what it held is free again.", None, "cancelled"),
     "cnop.account.OrderExpired.v1": ResultText("An open order reached its time; what it held is free again.", None, "expired"),
     "cnop.account.OrderRejected.v1": ResultText("An order was refused; nothing moved.", "OrderPlaced", is_refusal=True),

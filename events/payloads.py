@@ -90,6 +90,9 @@ def _narrowed(schema: Schema, text: ResultText) -> Schema:
         properties["payload"] |= {"properties": {"type": {"const": text.kind}}, "required": ["type"]}
     if text.order_status:
         properties["lines"]["allOf"].append({"properties": {"order": {"properties": {"status": {"const": text.order_status}}}}, "required": ["order"]})
+    if text.moves:
+        required.append("postings")
+        properties["postings"]["minItems"] = 2
     if text.is_refusal:
         required.append("refusal")
         properties["postings"]["maxItems"] = 0

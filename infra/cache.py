@@ -5,7 +5,8 @@ The denylist cannot be rebuilt: see `Denylist`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -56,6 +57,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 R = TypeVar("R")
 
+_UNREADABLE: Final = (ValueError, KeyError)
 REACH_S: Final = 0.25
 """How long a read that presents a token waits for the projector before it loads the account itself."""
 REACH_POLL_S: Final = 0.005
@@ -160,6 +162,9 @@ class Views:
         except CacheUnavailable:
             account = await self._ledger.account(username)
             return _shown("account", "bypass", account, account.version)
+        except _UNREADABLE as error:
+            await self._drop(username, error)
+            account = None
         if account:
             return _shown("account", "view", account, account.version)
         snapshot = await self.load(username)
@@ -167,9 +172,9 @@ class Views:
 
     async def order(self, username: str, order_id: str) -> Shown[Order | None]:
         """One order; None where this account has no such order. One that is not among the recent ones is looked up in the ledger."""
-        page = await self._page(username, READ_ORDER, order_id)
+        page = await self._page(username, READ_ORDER, order_id, read_order)
         if isinstance(page, Page):
-            found, whole = next(map(read_order, page.items), None), page.held == page.counters.orders
+            found, whole = next(iter(page.rows), None), page.held == page.counters.orders
         elif page:
             found = next((order for order in page.orders if order.order_id == order_id), None)
             whole = len(page.orders) == page.account.counters.orders
@@ -180,9 +185,9 @@ class Views:
 
     async def orders(self, username: str, limit: int) -> Shown[Recent[Order]]:
         """The newest orders, up to `limit` (at most `ORDERS_HELD_MAX`)."""
-        page = await self._page(username, READ_ORDERS, limit)
+        page = await self._page(username, READ_ORDERS, limit, read_order)
         if isinstance(page, Page):
-            rows, total = [read_order(item) for item in page.items], page.counters.orders
+            rows, total = page.rows, page.counters.orders
         elif page:
             rows, total = page.orders, page.account.counters.orders
         else:
@@ -193,9 +198,9 @@ class Views:
 
     async def transactions(self, username: str, limit: int) -> Shown[Recent[Transaction]]:
         """The newest cash movements, up to `limit` (at most `ROWS_HELD_MAX`); inside an entry in the order of its legs."""
-        page = await self._page(username, READ_ROWS, limit)
+        page = await self._page(username, READ_ROWS, limit, read_row)
         if isinstance(page, Page):
-            rows, total = [read_row(item) for item in page.items], page.counters.transactions
+            rows, total = page.rows, page.counters.transactions
         elif page:
             rows, total = page.rows, page.account.counters.transactions
         else:
@@ -269,13 +274,22 @@ class Views:
         text = await self._cache.run("view version", lambda: self._cache.client.hget(key, "version"))
         return None if text is None else int(text)
 
-    async def _page(self, username: str, script: Script, argument: str | int) -> Page | Snapshot | None:
+    async def _page(self, username: str, script: Script, argument: str | int, read: Callable[[bytes], R]) -> Page[R] | Snapshot | None:
         """The list from Redis, or the loaded view where Redis has none, or None while Redis is away."""
         try:
-            answer = await self._cache.script(script, Call(self._layout.keys(username), (argument,)))
+            page = read_page(username, await self._cache.script(script, Call(self._layout.keys(username), (argument,))), read)
         except CacheUnavailable:
             return None
-        return read_page(username, answer) or await self.load(username)
+        except _UNREADABLE as error:
+            await self._drop(username, error)
+            page = None
+        return page or await self.load(username)
+
+    async def _drop(self, username: str, error: Exception) -> None:
+        """Away with a view that this release cannot read: the guard would otherwise hold it to be as good as the one to be loaded."""
+        log.warning("unreadable view dropped", username=username, error=type(error).__name__)
+        with suppress(CacheUnavailable):
+            await self._cache.run("view drop", lambda: self._cache.client.delete(*self._layout.keys(username)))
 
     def _flight(self, username: str) -> asyncio.Task[Snapshot]:
         flight = self._flights.get(username)
@@ -357,13 +371,13 @@ def _shown(view: str, source: str, value: T, version: int) -> Shown[T]:
     return Shown(value, version, bypassed=source == "bypass")
 
 
-def _source(page: Page | Snapshot | None) -> str:
+def _source(page: Page[R] | Snapshot | None) -> str:
     if page is None:
         return "bypass"
     return "view" if isinstance(page, Page) else "load"
 
 
-def _version_of(page: Page | Snapshot) -> int:
+def _version_of(page: Page[R] | Snapshot) -> int:
     return page.version if isinstance(page, Page) else page.account.version
 
 

@@ -81,19 +81,15 @@ class Cache:
 
     async def ping(self) -> None:
         """Proof that the server answers, asked of it even while others are refused. CacheUnavailable otherwise."""
+        await self._measured("ping", self.client.ping)
         self._rests_until = 0.0
-        await self.run("ping", self.client.ping)
 
     async def run(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         """Run one call of the client. CacheUnavailable where the server is away, or was a moment ago."""
         if asyncio.get_running_loop().time() < self._rests_until:
             FAULTS.labels(operation, "resting").inc()
             raise CacheUnavailable(f"{operation}: away a moment ago")
-        with _TRACER.start_as_current_span(f"redis {operation}"), CALL_S.labels(operation).time():
-            try:
-                return await call()
-            except _AWAY as error:
-                raise self._away(operation, error) from error
+        return await self._measured(operation, call)
 
     async def script(self, script: Script, call: Call) -> Any:
         """Run a script once; its answer. The server is given the text where it does not have it."""
@@ -109,6 +105,13 @@ class Cache:
             some = calls[start : start + PIPELINE_MAX]
             answers += await self.run(script.name, partial(self._evaluate, script, some))
         return answers
+
+    async def _measured(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
+        with _TRACER.start_as_current_span(f"redis {operation}"), CALL_S.labels(operation).time():
+            try:
+                return await call()
+            except _AWAY as error:
+                raise self._away(operation, error) from error
 
     async def _evaluate(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         answers = await self._send(script, calls)

@@ -8,12 +8,14 @@ A view is four keys under one hash tag:
 
 The newest orders and rows are kept, without holes, up to a maximum. The server may evict any one of the keys, so the account says how
 many orders and rows belong to it: a view whose counts disagree is incomplete and counts as missing.
+
+A release that names fields of the nouns kept here otherwise needs a new generation: fields that a reader does not find get their defaults.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from zlib import crc32
 
 from pydantic import TypeAdapter
@@ -23,6 +25,8 @@ from schemas.instants import rfc3339
 from schemas.ledger import Account, CashLine, Counters, Order, Position
 from schemas.results import Result
 from schemas.views import Transaction, transactions_of
+
+R = TypeVar("R")
 
 ORDERS_HELD_MAX: Final = 200
 ROWS_HELD_MAX: Final = 200
@@ -130,13 +134,13 @@ return {known[1], known[2], known[3], known[4], redis.call('LLEN', KEYS[4]), red
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What a read script says of a list: the newest `items`, and how many are `held` of `total`, at `version`."""
+class Page(Generic[R]):
+    """What a read script says of a list: its newest `rows`, and how many are `held`, at `version`."""
 
     version: int
     counters: Counters
     held: int
-    items: list[bytes]
+    rows: list[R]
 
 
 class Layout:
@@ -173,7 +177,7 @@ class Layout:
 
 
 def read_account(username: str, fields: Mapping[bytes, bytes]) -> Account | None:
-    """An account from its hash; None where it is missing or another user's."""
+    """An account from its hash; None where it is missing or another user's. ValueError or KeyError where it cannot be read."""
     if fields.get(b"username") != username.encode():
         return None
     document = b'{"username":"%b","version":%b,"at":%b,"status":%b,"counters":%b,"cash":{%b},"positions":{%b}}' % (
@@ -189,12 +193,12 @@ def read_account(username: str, fields: Mapping[bytes, bytes]) -> Account | None
     return account
 
 
-def read_page(username: str, answer: Sequence[Any]) -> Page | None:
-    """A read script's answer; None where the view is missing, incomplete or another user's."""
+def read_page(username: str, answer: Sequence[Any], read: Callable[[bytes], R]) -> Page[R] | None:
+    """A read script's answer; None where the view is missing, incomplete or another user's. ValueError where it cannot be read."""
     owner, version, counters, held, found, items = answer
     if owner != username.encode() or held is None or int(held) != found:
         return None
-    return Page(int(version), _adapter(Counters).validate_json(counters), found, [item for item in items if item is not None])
+    return Page(int(version), _adapter(Counters).validate_json(counters), found, [read(item) for item in items if item is not None])
 
 
 def read_order(text: bytes) -> Order:

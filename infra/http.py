@@ -11,12 +11,13 @@ from typing import Any
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.events import BaseEventEmitterBackend
 from litestar.types import ControllerRouterHandler
 
 from infra import http_docs, http_health, http_problems
 from infra.clock import Ids
 from infra.http_auth import PUBLIC, Auth, Authenticate, Caller, Revocations
-from infra.http_docs import Docs, Merged
+from infra.http_docs import REFUSES, Docs, Merged
 from infra.http_edge import API, Edge
 from infra.http_health import Health
 from infra.http_limits import Policy, RateLimiter, by_address, client_address
@@ -28,6 +29,7 @@ from infra.process import Background, BackgroundFailed, run_process
 __all__ = [
     "API",
     "PUBLIC",
+    "REFUSES",
     "Auth",
     "Background",
     "BackgroundFailed",
@@ -133,12 +135,24 @@ def _app(
         lifespan=[_holding(held), *lifespan, _holding(held)],
         state=State(dict(state or {})),
         openapi_config=None,
+        event_emitter_backend=_NoEvents,
         logging_config=None,
         debug=False,
     )
     app.name, app.health, app.background, app.docs = name, health, held, docs
     app.edge = Edge(partial(Litestar.__call__, app), ids)
     return app
+
+
+class _NoEvents(BaseEventEmitterBackend):
+    """There is no bus inside a process. Litestar's own one is a task group: it would wrap whatever a lifespan raises."""
+
+    def emit(self, event_id: str, *args: Any, **kwargs: Any) -> None:
+        """Refuse."""
+        raise NotImplementedError
+
+    async def __aexit__(self, *raised: object) -> None:
+        """Nothing to close."""
 
 
 def _holding(background: Background) -> Lifespan:

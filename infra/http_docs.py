@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from litestar import Litestar, Response, Router, get
 from litestar.di import Provide
@@ -10,6 +10,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.routes import HTTPRoute
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from infra.http_auth import PUBLIC
 from infra.http_docs_page import render
@@ -17,6 +19,9 @@ from schemas.problems import PROBLEM_JSON, PROBLEMS, Problem
 
 API_VERSION: Final = "1.0.0"
 OPENAPI_JSON: Final = "application/vnd.oai.openapi+json"
+REFUSES: Final = "refuses"
+"""Handler option: codes of the catalogue with which this route also refuses, `opt={REFUSES: ("order-not-open",)}`. Those of its
+token, parameters and body need not be named."""
 _SCHEME: Final = "accessToken"
 _REF: Final = "#/components/schemas/{model}"
 
@@ -89,7 +94,8 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
 def _completed(document: Document, app: Litestar) -> Document:
     components = document.setdefault("components", {})
     components["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "From POST /api/v1/auth/login"}}
-    components.setdefault("schemas", {}).update(_problem_schemas())
+    schemas = components.setdefault("schemas", {})
+    schemas |= _models(app) | _problem_schemas()
     components["responses"] = {f"Problem{status}": _problem_response(status) for status in sorted({kind.status for kind in PROBLEMS.values()})}
     for path, method, handler in _operations(app):
         operation = document.get("paths", {}).get(path, {}).get(method)
@@ -106,11 +112,36 @@ def _operations(app: Litestar) -> Iterable[tuple[str, str, HTTPRouteHandler]]:
                     yield route.path_format, str(getattr(method, "value", method)).lower(), handler
 
 
+def _models(app: Litestar) -> dict[str, Any]:
+    """Pydantic's own schemas, since Litestar's know neither how a decimal is written nor what a field's description is."""
+    handlers = [handler for _, _, handler in _operations(app)]
+    bodies = [field.annotation for handler in handlers if (field := handler.parsed_fn_signature.parameters.get("data"))]
+    answers = [handler.parsed_fn_signature.return_type.annotation for handler in handlers]
+    answers += [spec.data_container for handler in handlers for spec in (handler.responses or {}).values()]
+    return _schemas(bodies, "validation") | _schemas(answers, "serialization")
+
+
+def _schemas(annotations: Iterable[Any], mode: JsonSchemaMode) -> dict[str, Any]:
+    models = {model: None for annotation in annotations for model in _within(annotation)}
+    _, top = models_json_schema([(model, mode) for model in models], ref_template=_REF)
+    schemas: dict[str, Any] = top.get("$defs", {})
+    return schemas
+
+
+def _within(annotation: Any) -> Iterable[type[BaseModel]]:
+    """The models in an annotation: `Response[Page] | None` has Page."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _within(inner)
+
+
 def _complete(operation: dict[str, Any], handler: HTTPRouteHandler) -> None:
     responses = operation["responses"]
     if not (handler.responses and 400 in handler.responses):  # noqa: PLR2004 - Litestar's own idea of a validation error
         responses.pop("400", None)
-    for status in _statuses(operation, public=bool(handler.opt.get(PUBLIC))):
+    refused = {PROBLEMS[code].status for code in handler.opt.get(REFUSES, ())}
+    for status in (*_statuses(operation, public=bool(handler.opt.get(PUBLIC))), *refused):
         responses.setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
     operation["responses"] = dict(sorted(responses.items()))
     if not handler.opt.get(PUBLIC):

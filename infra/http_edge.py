@@ -3,6 +3,7 @@
 It stands outside of routing, so that a 404 or a 500 gets all of it as well.
 """
 
+import asyncio
 import re
 import time
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from events import tracing
 from infra.clock import Ids
 from infra.http_auth import is_public
 from infra.http_health import ADMIN_PATHS
-from infra.http_problems import PROBLEM_CODE, REQUEST_ID
+from infra.http_problems import PROBLEM_CODE, REQUEST_ID, cut_short
 
 log = structlog.get_logger()
 
@@ -58,6 +59,11 @@ class Edge:
                     await self._app(inner, receive, answer.send)
                 else:
                     await self._traced(inner, receive, answer, headers)
+            except asyncio.CancelledError:
+                # The server's time to stop is over. Whoever still waits must not take silence for a refusal.
+                if answer.status:
+                    raise
+                await cut_short(inner, receive, answer.send)
             except Exception:
                 log.exception("answer broken off")
                 raise
@@ -100,7 +106,9 @@ class _Answer:
         return more + [(name.lower().encode(), value.encode()) for name, value in extra.items()]
 
     def _may_be_kept(self) -> bool:
-        return self.status < HTTPStatus.BAD_REQUEST and self._scope["path"] not in ADMIN_PATHS and "route_handler" in self._scope and is_public(self._scope)
+        """Only what a public read answered: not errors, not health, nothing that belongs to one caller or that a write said."""
+        read = self._scope.get("method") == "GET" and self._scope["path"] not in ADMIN_PATHS
+        return read and self.status < HTTPStatus.BAD_REQUEST and "route_handler" in self._scope and is_public(self._scope)
 
 
 def _accepted(text: str | None) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, ValidationException
+from litestar.types import Receive, Scope, Send
 from pydantic import ValidationError
 from pydantic_core import to_json
 
@@ -107,6 +108,14 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     state = request.scope["state"]
     state[PROBLEM_CODE] = problem.code
     return _response(problem, state.get(REQUEST_ID, ""), request.scope["path"])
+
+
+async def cut_short(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request whose handler was cancelled because the process stops: a read can be repeated, of a write the outcome is not known."""
+    request: Request[Any, Any, Any] = Request(scope, receive, send)
+    problem = ProblemError("unavailable" if request.method == "GET" else "outcome-unknown", "The process stopped before it could answer.")
+    response = answer(request, problem).to_asgi_response(None, request)
+    await response(scope, receive, send)
 
 
 def _response(problem: ProblemError, request_id: str, instance: str) -> Response[bytes]:

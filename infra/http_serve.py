@@ -62,11 +62,11 @@ async def serve(app: App, host: str, port: int, stop: asyncio.Event, shutdown_s:
     The port is bound first and everything the app needs opened next; port 0 takes a free one, which is logged. PortTaken where it cannot
     be bound; BackgroundFailed where one of the app's background tasks ended; what the app's lifespan raises comes through.
     """
-    listener = listen(host, port)
-    with contextlib.closing(listener):
-        async with app.lifespan():
-            log.info("listening", host=host, port=listener.getsockname()[1])
-            await _serve_on(listener, app, stop, shutdown_s * DRAIN_SHARE)
+    with contextlib.closing(listen(host, port)) as listener:
+        async with contextlib.AsyncExitStack() as opened:
+            if await _open(app, opened, stop):
+                log.info("listening", host=host, port=listener.getsockname()[1])
+                await _serve_on(listener, app, stop, shutdown_s * DRAIN_SHARE)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -80,6 +80,29 @@ def listen(host: str, port: int) -> socket.socket:
     # Accepted connections inherit it. Without it an answer of two segments waits 40 ms for the client's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+async def _open(app: App, opened: contextlib.AsyncExitStack, stop: asyncio.Event) -> bool:
+    """Open what the app needs; false where the process was told to stop before that was done (a machine may be waited for)."""
+    opening = asyncio.current_task()
+    if opening is None:
+        raise RuntimeError("not in a task")
+    watching = asyncio.create_task(_cancel_at(stop, opening))
+    try:
+        await opened.enter_async_context(app.lifespan())
+    except asyncio.CancelledError:
+        if not watching.done():
+            raise
+        opening.uncancel()
+        return False
+    finally:
+        watching.cancel()
+    return True
+
+
+async def _cancel_at(stop: asyncio.Event, opening: "asyncio.Task[Any]") -> None:
+    await stop.wait()
+    opening.cancel()
 
 
 async def _serve_on(listener: socket.socket, app: App, stop: asyncio.Event, drain_s: float) -> None:

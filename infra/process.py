@@ -20,6 +20,8 @@ KILLED: Final = 70
 SIGNALLED: Final = 128
 """Exit status of a process ended by a signal: this plus the signal's number."""
 CLOSE_S: Final = 5.0
+TELL_S: Final = 0.5
+"""How long the last log line may hold up the end."""
 
 
 class BackgroundFailed(RuntimeError):
@@ -94,14 +96,18 @@ async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], shutd
     told = False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        # Not the loop's own signal handling: this one also runs, and starts the timer, while the loop is kept busy.
+        # Not the loop's own signal handling: this one also runs, and starts the timer, while the loop is kept busy. It may have
+        # interrupted a write to the log, so it writes none itself.
         nonlocal told
         if told:
             _end_now(SIGNALLED + number, "second signal")
         told = True
-        log.info("stopping", signal=signal.Signals(number).name, within_s=shutdown_s)
         _end_after(shutdown_s)
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(begin, signal.Signals(number).name)
+
+    def begin(name: str) -> None:
+        log.info("stopping", signal=name, within_s=shutdown_s)
+        stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
@@ -118,6 +124,8 @@ def _end_after(seconds: float) -> None:
 
 
 def _end_now(status: int, reason: str) -> None:
-    log.critical("process killed", reason=reason)
-    sys.stdout.flush()
+    # Told by a thread, since what holds this process up may well be the output of its log.
+    teller = threading.Thread(target=log.critical, args=("process killed",), kwargs={"reason": reason}, daemon=True)
+    teller.start()
+    teller.join(TELL_S)
     os._exit(status)

@@ -20,6 +20,8 @@ from infra.settings import Settings
 
 Event = MutableMapping[str, Any]
 
+EXPORT_S: Final = 2.0
+"""A collector that is away may hold up neither the process nor its end for longer."""
 FRAMES_MAX: Final = 30
 CAUSES_MAX: Final = 5
 ERROR_TEXT_MAX: Final = 500
@@ -153,6 +155,6 @@ def _install_tracing(service_name: str, endpoint: str) -> Callable[[], None]:
     except ImportError as error:
         raise TelemetryMissing(f"CNOP_OTLP_ENDPOINT is set, but {error.name} is not installed: pip install 'cnop[telemetry]'") from error
     provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_S)))
     trace.set_tracer_provider(provider)
     return provider.shutdown

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ops.client import Client, ClientError, LoginRefused, NewUser, Outcome, Session
+from ops.client import RETRY_S, Client, ClientError, LoginRefused, NewUser, Outcome, Session
 from ops.journal import Finished, Journal, JournalInvalid
 from ops.load_file import BadLine, Line, LoadFileInvalid, format_of, open_text, read_lines
 from ops.load_users import UsersInvalid, read_users
@@ -66,6 +66,7 @@ def load(
     concurrency: Annotated[int, typer.Option(min=1, max=CONCURRENCY_MAX, help="Users at once.")] = CONCURRENCY,
     progress: Annotated[Path | None, typer.Option("--progress", metavar="FILE", help="Journal of what is finished. [default: FILE.progress]")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the journal and send every line again; what has happened does not happen twice.")] = False,
+    retry_s: Annotated[float, typer.Option("--retry", min=0, metavar="SECONDS", help="How long a request is tried again while the system is away.")] = RETRY_S,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     url: Url = "",
     home: HomeDir = None,
@@ -90,7 +91,8 @@ def load(
         with ExitStack() as stack:
             journal = stack.enter_context(Journal(path, target.origin_url, anew=restart)) if path else None
             todo = _unfinished(lines, journal)
-            summary = asyncio.run(_run(Loading(todo, known, journal, register=register), target.origin_url, concurrency))
+            client = Client(target.origin_url, connections_max=concurrency, retry_s=retry_s)
+            summary = asyncio.run(_run(Loading(todo, known, journal, register=register), client, concurrency))
     except (LoadFileInvalid, UsersInvalid, OSError) as error:
         raise _stopped(error, INVALID) from None
     except (JournalInvalid, NoTarget) as error:
@@ -227,7 +229,7 @@ class Loading:
             self._journal.add(line.key, Finished(outcome.state, outcome.code, line.digest), line=line.number, command_id=outcome.command_id)
 
 
-async def _run(loading: Loading, url: str, concurrency: int) -> Summary:
+async def _run(loading: Loading, client: Client, concurrency: int) -> Summary:
     signals = 0
 
     def on_signal() -> None:
@@ -243,7 +245,7 @@ async def _run(loading: Loading, url: str, concurrency: int) -> Summary:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     with Bar("loading", loading.summary.not_sent, console=err) as bar:
-        async with Client(url, connections_max=concurrency) as client:
+        async with client:
             with suppress(asyncio.CancelledError):
                 await loading.run(client, concurrency, bar)
     return loading.summary

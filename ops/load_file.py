@@ -25,6 +25,7 @@ NEEDED: Final = dict.fromkeys(MONEY_KINDS, ("amount",)) | dict.fromkeys(ORDER_KI
 ALLOWED: Final = dict.fromkeys(MONEY_KINDS, ("amount",)) | dict.fromkeys(ORDER_KINDS, ("asset_id", "quantity", "client_order_id"))
 KEY_PATTERN: Final = r"[A-Za-z0-9._:-]{1,200}"
 LINE_CHARACTERS_MAX: Final = 10_000
+_DECIMAL: Final = re.compile(r"Decimal\('([^']*)'\)")
 _FOLDED: Final = {"username": str.lower, "kind": str.lower, "asset_id": str.upper}
 
 
@@ -213,4 +214,5 @@ def _body_faults(line: Line) -> Iterator[str]:
         (MoveMoney if line.kind in MONEY_KINDS else PlaceOrder).model_validate(line.body)
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
-            yield f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}"
+            rule = _DECIMAL.sub(r"\1", fault["msg"].removeprefix("Value error, "))
+            yield f"{fault['loc'][0]}: {rule}"

@@ -30,7 +30,7 @@ def read_users(path: Path) -> dict[str, NewUser]:
         raise UsersInvalid(f"{path}: {error}") from None
 
 
-def _users(rows: csv.DictReader[str]) -> dict[str, NewUser]:
+def _users(rows: "csv.DictReader[str]") -> dict[str, NewUser]:
     unknown = [name for name in rows.fieldnames or () if name not in COLUMNS]
     missing = [name for name in REQUIRED if name not in (rows.fieldnames or ())]
     if unknown or missing:

@@ -41,8 +41,8 @@ CREATED, CONFLICT = 201, 409
 
 Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="Folder of data, logs, keys and state. [default: $CNOP_HOME or .local]")]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def up(
@@ -147,7 +147,8 @@ def _progress() -> Iterator[Callable[[str, str], None]]:
             kind = part, text.split(maxsplit=1)[0]
             if time.monotonic() - told.get(kind, -PLAIN_PAUSE_S) >= PLAIN_PAUSE_S:
                 told[kind] = time.monotonic()
-                print(f"{part:<10} {text}", flush=True)
+                sys.stdout.write(f"{part:<10} {text}\n")  # one write: several threads tell
+                sys.stdout.flush()
 
         yield tell
         return
@@ -204,13 +205,13 @@ def _screen(stack: "Stack", addresses: "Addresses", demo_password: str) -> None:
     out.print()
     for name, value in rows.items():
         if value:
-            out.print(f"  [bold]{name:<9}[/] {_plain(value)}", soft_wrap=True)
+            out.print(f"  [bold]{name:<9}[/] {_plain(value)}")
     if addresses.engine == "ministack":
-        out.print(f"\n  [bold yellow]{dynamodb.MEMORY_ONLY}[/]", soft_wrap=True)
+        out.print(f"\n  [bold yellow]{dynamodb.MEMORY_ONLY}[/]")
     if not addresses.origin_url:
         return
     login = f"{DEMO_USERNAME} / {demo_password}" if demo_password else f"{DEMO_USERNAME} exists already, with a password that is not known here"
-    out.print(f"  [bold]{'Demo':<9}[/] {_plain(login)}\n", soft_wrap=True)
+    out.print(f"  [bold]{'Demo':<9}[/] {_plain(login)}\n")
     for line in _curl_lines(addresses.origin_url, demo_password or "PASSWORD"):
         print(line)  # as is: to be copied
 

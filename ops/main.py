@@ -57,21 +57,21 @@ def run(name: Process) -> None:
     settings = Settings()
     match name:
         case Process.ORIGIN:
-            from ops import origin  # noqa: PLC0415
+            from ops.origin import run as run_origin  # noqa: PLC0415
 
-            origin.run(settings)
+            run_origin(settings)
         case Process.COMMAND_API:
-            from command_api import main as command_api  # noqa: PLC0415
+            from command_api.main import run as run_command_api  # noqa: PLC0415
 
-            command_api.run(settings)
+            run_command_api(settings)
         case Process.QUERY_API:
-            from query_api import main as query_api  # noqa: PLC0415
+            from query_api.main import run as run_query_api  # noqa: PLC0415
 
-            query_api.run(settings)
+            run_query_api(settings)
         case Process.SETTLEMENT | Process.PROJECTOR | Process.MARKET:
-            from processors import main as processors  # noqa: PLC0415
+            from processors.main import run as run_processor  # noqa: PLC0415
 
-            processors.run(name.value, settings)
+            run_processor(name.value, settings)
 
 
 def _lazily(name: str, short_help: str) -> None:

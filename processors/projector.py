@@ -28,7 +28,6 @@ from schemas.results import UnreadableResult, decode_result
 
 log = structlog.get_logger()
 
-GROUP: Final = "cnop-projector"
 TOPICS: Final = (RESULTS, PRICES, ASSETS)
 BATCH_RECORDS_MAX: Final = 500
 PATIENCE_S: Final = 60.0

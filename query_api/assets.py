@@ -14,7 +14,6 @@ from litestar import Request, Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
-from infra.dynamo import DynamoUnavailable
 from infra.http import PUBLIC, ProblemError
 from infra.market import MarketCache, MarketSnapshot
 from schemas.market import Asset, PriceChanged
@@ -39,7 +38,7 @@ class _Row:
 
 
 class Inventory:
-    """The assets, encoded once for each change of the market: most calls join bytes. 503 where neither cache nor table can be read."""
+    """The assets, encoded once for each change of the market: most calls join bytes. DynamoUnavailable where neither cache nor table can be read."""
 
     def __init__(self, market: MarketCache) -> None:
         self._market = market
@@ -54,26 +53,21 @@ class Inventory:
 
     async def detail(self, asset_id: str) -> AssetDetail | None:
         """Everything about an asset; None where there is none of that id."""
-        snapshot = await self._snapshot()
+        snapshot = await self._market.snapshot()
         asset = snapshot.by_id.get(asset_id)
         return _detail(asset, snapshot.prices.get(asset_id)) if asset else None
 
     async def _current(self) -> tuple[_Row, ...]:
-        snapshot = await self._snapshot()
+        snapshot = await self._market.snapshot()
         if snapshot is not self._built_from:
             self._rows = tuple(_rows(snapshot.assets, snapshot.prices))
             self._built_from = snapshot
         return self._rows
 
-    async def _snapshot(self) -> MarketSnapshot:
-        try:
-            return await self._market.snapshot()
-        except DynamoUnavailable:
-            raise ProblemError("unavailable", "The market cannot be read now.") from None
-
 
 @get(
     ["/inventory/assets", "/assets"],
+    tags=["inventory"],
     opt={PUBLIC: True},
     responses={200: ResponseSpec(AssetPage, description="The first assets by market capitalisation rank", generate_examples=False)},
     summary="List assets",
@@ -91,6 +85,7 @@ async def list_assets(
 
 @get(
     ["/inventory/assets/{asset_id:str}", "/assets/{asset_id:str}"],
+    tags=["inventory"],
     opt={PUBLIC: True},
     responses={200: ResponseSpec(AssetAnswer, description="The asset", generate_examples=False)},
     summary="Show an asset",

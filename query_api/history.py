@@ -13,6 +13,7 @@ from infra.market import MarketCache
 from query_api.assets import parse_asset_id
 from query_api.cursors import Cursors, List, Place
 from query_api.fresh import Asked, answer, fresh
+from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect, cut
 from schemas.ledger import Entry
 from schemas.views import Trade, TradePage, Transaction, TransactionPage, trade_of, transactions_of
@@ -24,7 +25,7 @@ from schemas.views import Trade, TradePage, Transaction, TransactionPage, trade_
     summary="List cash movements",
     responses={200: ResponseSpec(TransactionPage, description="A page", generate_examples=False)},
 )
-async def transactions(*, by: Asked, views: Views, ledger: LedgerReads, cursors: Cursors, limit: Limit = LIMIT, cursor: Cursor = None) -> Response[bytes]:
+async def transactions(*, by: Asked, views: Views, ledger: GivenLedger, cursors: Cursors, limit: Limit = LIMIT, cursor: Cursor = None) -> Response[bytes]:
     """Movements of cash, newest first; money that leaves is negative. `total_count` counts all of them."""
     of = List(by.username, "transactions", {})
     after = cursors.read(of, cursor)
@@ -41,7 +42,7 @@ async def transactions(*, by: Asked, views: Views, ledger: LedgerReads, cursors:
     responses={200: ResponseSpec(TradePage, description="A page", generate_examples=False)},
 )
 async def trades(
-    *, asset_id: str, by: Asked, views: Views, ledger: LedgerReads, market: MarketCache, cursors: Cursors, limit: Limit = LIMIT, cursor: Cursor = None
+    *, asset_id: str, by: Asked, views: Views, ledger: GivenLedger, market: MarketCache, cursors: Cursors, limit: Limit = LIMIT, cursor: Cursor = None
 ) -> Response[bytes]:
     """What the caller bought and sold of one asset, newest first; empty for none."""
     asset_id = parse_asset_id(asset_id)

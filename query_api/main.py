@@ -25,6 +25,7 @@ from query_api import assets, history, orders, portfolio, profile, status
 from query_api.cursors import KEY_PURPOSE as CURSOR_KEY
 from query_api.cursors import Cursors
 from query_api.fresh import asked
+from query_api.given import ProfileReads
 from query_api.status import CommandKey
 from schemas.commands import KEY_PURPOSE as COMMAND_KEY
 
@@ -64,7 +65,7 @@ def build(settings: Settings) -> DoorApp:
         ledger=ledger,
         views=Views(cache, ledger, generation=settings.generation, ttl_s=settings.view_ttl_s),
         market=MarketCache(cache, MarketStore(dynamo)),
-        identity=IdentityStore(dynamo),
+        profiles=IdentityStore(dynamo),
         revocations=Denylist(cache, clock),
     )
     health = Health()
@@ -80,7 +81,7 @@ class Sources:
     ledger: LedgerReads
     views: Views
     market: MarketCache
-    identity: IdentityStore
+    profiles: ProfileReads
     revocations: Revocations
 
 
@@ -98,7 +99,7 @@ def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, healt
             clock=_always(clock),
             command_key=_always(CommandKey(derive(secret, COMMAND_KEY))),
             cursors=_always(Cursors(derive(secret, CURSOR_KEY), clock)),
-            identity=_always(sources.identity),
+            profiles=_always(sources.profiles),
             inventory=_always(assets.Inventory(sources.market)),
             ledger=_always(sources.ledger),
             market=_always(sources.market),

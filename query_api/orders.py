@@ -13,6 +13,7 @@ from infra.http import ProblemError
 from infra.ledger import LedgerReads
 from query_api.cursors import Cursors, List, Place
 from query_api.fresh import Asked, answer, fresh
+from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect
 from schemas.ledger import Order, OrderStatus
 from schemas.requests import OrderType
@@ -50,7 +51,7 @@ async def list_orders(
     *,
     by: Asked,
     views: Views,
-    ledger: LedgerReads,
+    ledger: GivenLedger,
     cursors: Cursors,
     limit: Limit = LIMIT,
     cursor: Cursor = None,

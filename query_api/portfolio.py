@@ -7,12 +7,12 @@ from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 
 from infra.cache import Views
-from infra.clock import Clock
 from infra.dynamo import DynamoUnavailable
 from infra.http import ProblemError
 from infra.market import MarketCache, MarketSnapshot
 from query_api.assets import parse_asset_id
 from query_api.fresh import Asked, answer, fresh
+from query_api.given import GivenClock
 from query_api.insights import MODEL, in_words
 from schemas.money import HOME_CURRENCY
 from schemas.valuation import asset_balance_of, portfolio_of, summary_of
@@ -90,7 +90,7 @@ async def summary(by: Asked, views: Views, market: MarketCache) -> Response[byte
     summary="Describe the portfolio",
     responses={200: ResponseSpec(InsightAnswer, description="Words", generate_examples=False)},
 )
-async def insights(by: Asked, views: Views, market: MarketCache, clock: Clock) -> Response[bytes]:
+async def insights(by: Asked, views: Views, market: MarketCache, clock: GivenClock) -> Response[bytes]:
     """The portfolio in a few sentences, made by rules."""
     shown = await fresh(views, by, lambda: views.account(by.username))
     now = await _market(market)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from litestar import Request, Response, get
 
 from infra.http import API, Caller, ProblemError
-from infra.identity import IdentityStore
+from query_api.given import GivenProfiles, ProfileReads
 from schemas.identity import Profile
 
 DEPRECATED_AT: Final = datetime(2026, 11, 1, tzinfo=UTC)
@@ -20,22 +20,22 @@ _MOVED: Final = {
 
 
 @get("/auth/profile", tags=["auth"], summary="Show your profile")
-async def profile(request: Request[Caller, Any, Any], identity: IdentityStore) -> Profile:
+async def profile(request: Request[Caller, Any, Any], profiles: GivenProfiles) -> Profile:
     """What is known of the caller."""
-    return await _profile(identity, request.user.username)
+    return await _profile(profiles, request.user.username)
 
 
 @get("/auth/me", tags=["auth"], summary="Show your profile (old path)", deprecated=True)
-async def me(request: Request[Caller, Any, Any], identity: IdentityStore) -> Response[Profile]:
+async def me(request: Request[Caller, Any, Any], profiles: GivenProfiles) -> Response[Profile]:
     """The same as /auth/profile, which is to be used instead."""
-    return Response(await _profile(identity, request.user.username), headers=_MOVED)
+    return Response(await _profile(profiles, request.user.username), headers=_MOVED)
 
 
 ROUTES: Final[tuple[Any, ...]] = (profile, me)
 
 
-async def _profile(identity: IdentityStore, username: str) -> Profile:
-    found = await identity.profile(username)
+async def _profile(profiles: ProfileReads, username: str) -> Profile:
+    found = await profiles.profile(username)
     if found is None:
         raise ProblemError("not-found", "You have no profile any more.")
     return found

@@ -7,8 +7,8 @@ from litestar import Request, Response, get
 from litestar.params import Parameter
 
 from infra.http import Caller, ProblemError
-from infra.ledger import LedgerReads
 from query_api.fresh import CONSISTENCY_TOKEN
+from query_api.given import GivenLedger
 from schemas.commands import command_view, read_command_id
 from schemas.views import CommandView, consistency_token
 
@@ -27,7 +27,7 @@ class CommandKey:
 async def command(
     command_id: Annotated[str, Parameter(description="As told by the answer to the command")],
     request: Request[Caller, Any, Any],
-    ledger: LedgerReads,
+    ledger: GivenLedger,
     command_key: CommandKey,
 ) -> Response[CommandView]:
     """Whether a command is pending, settled, refused or fenced, and its outcome; read from the ledger, so it is never behind."""

@@ -36,7 +36,7 @@ def dynamodb(url: str) -> bool:
             body = answer.json()
     except (httpx.HTTPError, ValueError):
         return False
-    return isinstance(body, dict) and ("TableNames" in body or "__type" in body)
+    return not answer.is_server_error and isinstance(body, dict) and ("TableNames" in body or "__type" in body)
 
 
 def redis(url: str) -> bool:

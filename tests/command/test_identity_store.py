@@ -7,10 +7,21 @@ from uuid import uuid4
 
 import pytest
 
-from infra.dynamo import Dynamo
-from infra.identity import FAMILIES_MAX, REFRESH_LIFETIME, EmailTaken, IdentityStore, InvalidRefreshToken, NoSuchUser, RefreshFamilies, UsernameTaken
+from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.identity import (
+    FAMILIES_MAX,
+    REFRESH_LIFETIME,
+    WRITE_ATTEMPTS_MAX,
+    EmailTaken,
+    IdentityStore,
+    InvalidRefreshToken,
+    NoSuchUser,
+    RefreshFamilies,
+    UsernameTaken,
+)
 from schemas.identity import Profile
 from schemas.tables import IDENTITY, user_pk
+from tests.fakes.ledger import FaultyDynamo
 
 NOW = datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
 
@@ -178,3 +189,26 @@ async def test_no_secret_is_stored(dynamo: Dynamo, families: RefreshFamilies) ->
     (item,) = (await dynamo.call("query", TableName=IDENTITY.name, **query))["Items"]
     assert token.text.rsplit(".", 1)[1] not in str(item)
     assert item["ttl"] == {"N": str(int((NOW + REFRESH_LIFETIME).timestamp()))}
+
+
+async def test_a_write_that_came_through_counts_once(dynamo: Dynamo) -> None:
+    """A transaction without an answer, or in conflict, is tried again: a registration that came through is no conflict with itself."""
+    script = [("transact_write_items", "after"), ("transact_write_items", "before"), ("transact_write_items", "TransactionConflict")]
+    store = IdentityStore(FaultyDynamo(dynamo, script))  # type: ignore[arg-type]
+    profile = someone()
+    await store.register(profile, "hash")
+    assert not store._dynamo.script
+
+    store = IdentityStore(FaultyDynamo(dynamo, script[:1]))  # type: ignore[arg-type]
+    changed = await store.update(profile.username, {"email": "new." + profile.email}, NOW)
+    assert changed.email == "new." + profile.email
+    assert await store.profile(profile.username) == changed
+
+
+async def test_an_absent_store_is_told(dynamo: Dynamo) -> None:
+    """When the tries are over the caller is told that the store is away, and never that a name is taken."""
+    store = IdentityStore(FaultyDynamo(dynamo, [("transact_write_items", "before")] * WRITE_ATTEMPTS_MAX))  # type: ignore[arg-type]
+    profile = someone()
+    with pytest.raises(DynamoUnavailable):
+        await store.register(profile, "hash")
+    await store.register(profile, "hash")

@@ -236,6 +236,17 @@ async def test_another_users_view_is_not_shown(cache: Cache) -> None:
     await assert_shows(views, history, len(EVERYTHING))
 
 
+@pytest.mark.parametrize(("key", "field"), [(0, "counters"), (0, "cash:USD"), (1, None)], ids=["counters", "cash", "order"])
+async def test_a_view_that_cannot_be_read_is_loaded_again(cache: Cache, key: int, field: str | None) -> None:
+    """What another release wrote in another shape is a miss, not an error, and gives way to what is loaded."""
+    history = History(user()).grow(EVERYTHING)
+    views, reads = views_of(cache, history)
+    await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
+    await cache.client.hset(LAYOUT.keys(history.username)[key], field or history.orders()[0].order_id, '{"orders": "many", "available": "much"}')
+    await assert_shows(views, history, len(EVERYTHING))
+    assert reads.reads["account"] == 1
+
+
 async def test_an_account_that_does_not_exist_is_empty(cache: Cache) -> None:
     """A new user has a view of version 0, which the first result moves on."""
     history = History(user()).grow(["deposit"])

@@ -124,7 +124,7 @@ class MemoryLedger:
         items = self._of(write.account.username)
         entries = [read_entry(items[sk]) for sk in (entry_sk(entry.request_id) for entry in write.entries) if sk in items]
         orders = [read_order(items[sk]) for sk in (order_sk(order.order_id) for order in write.orders) if sk in items]
-        moved = self.account_now(write.account.username).version != write.loaded_version
+        moved = int(items.get(ACCOUNT_SK, {}).get("version", {"N": "0"})["N"]) != write.loaded_version
         if not (entries or orders or moved):
             return None
         return Refused(moved, {entry.request_id: entry for entry in entries}, {order.order_id: order for order in orders})

@@ -9,14 +9,12 @@ import pytest
 from litestar.di import Provide
 
 from infra.cache_client import Cache
-from infra.dynamo import Dynamo
 from infra.http import API, Health, build_app
-from infra.market import ASSETS_KEY, PRICES_KEY, MarketCache, MarketStore
+from infra.market import ASSETS_KEY, PRICES_KEY, MarketCache
 from processors.market import FixedPrices, list_assets, publish_prices
 from query_api.assets import ROUTES, Inventory
 from schemas.views import AssetAnswer, AssetDetail, AssetPage, AssetView
 from tests.fakes.clock import FakeClock, FakeIds
-from tests.valkey import free_port
 
 
 class Nowhere:
@@ -173,17 +171,6 @@ async def test_a_body_the_caller_has_is_not_sent_again(door, market):
     await market.put_price(replace(price, price=Decimal("1.01"), sequence=price.sequence + 1))
     changed = await door.get("/inventory/assets", headers={"If-None-Match": first.headers["etag"]})
     assert (changed.status_code, changed.json()["data"][2]["price_usd"]) == (200, 1.01)
-
-
-async def test_without_cache_and_table_it_is_told():
-    """503 with Retry-After, not a 500."""
-    nowhere = f"127.0.0.1:{free_port()}"
-    async with Dynamo(f"http://{nowhere}", "us-east-1") as away:
-        cache = Cache(f"redis://{nowhere}/0", client_name="test")
-        async with _door(MarketCache(cache, MarketStore(away))) as client:
-            answer = await client.get("/inventory/assets")
-        await cache.stop()
-    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "1")
 
 
 async def test_the_description_names_the_models(door):

@@ -1,9 +1,7 @@
 """What every answer has, whatever becomes of the request."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +12,8 @@ from prometheus_client import REGISTRY
 
 from infra.http import PUBLIC, Health, build_app
 from tests.fakes.clock import FakeIds
-from tests.web.toy import Door, served
+from tests.waiting import eventually
+from tests.web.toy import DEADLINE_S, Door, served
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -34,7 +33,7 @@ async def test_request_id_taken(client: httpx.AsyncClient, door: Door, given: st
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "ä".encode().decode("latin-1"), "a;b", "a\tb"])
 async def test_request_id_made(client: httpx.AsyncClient, given: str | None) -> None:
     """Without a request id, or with one that could not be logged as it is, one is made."""
-    headers = {} if given is None else {"X-Request-ID": given.encode("latin-1")}
+    headers: dict[bytes, bytes] = {} if given is None else {b"X-Request-ID": given.encode("latin-1")}
     made = [(await client.get("/nowhere", headers=headers)).headers["x-request-id"] for _ in range(2)]
     assert made[0] != made[1]
     assert given not in made
@@ -59,6 +58,7 @@ async def test_headers(client: httpx.AsyncClient, door: Door) -> None:
     assert (await client.get("/api/v1/cached")).headers["cache-control"] == "public, max-age=60"
     assert "cache-control" not in (await client.get("/api/v1/open")).headers
     assert (await client.get("/readyz")).headers["cache-control"] == "no-store"
+    assert (await client.post("/api/v1/open-write")).headers["cache-control"] == "no-store"
 
 
 async def test_head(client: httpx.AsyncClient, door: Door) -> None:
@@ -93,7 +93,7 @@ async def test_log_line(client: httpx.AsyncClient, door: Door) -> None:
         await client.get("/api/v1/rows/ABC", headers=door.bearer())
         for path in ("/livez", "/readyz", "/health", "/metrics"):
             await client.get(path)
-        await until(lambda: len(lines) == 2)
+        await eventually(lambda: len(lines) == 2, DEADLINE_S)
     first, second = lines
     assert {key: first[key] for key in ("event", "request_id", "username", "method", "route", "status", "log_level")} == {
         "event": "request",
@@ -114,7 +114,7 @@ async def test_context_ends_with_the_request(client: httpx.AsyncClient, door: Do
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         await client.get("/api/v1/me", headers=door.bearer())
         await client.get("/api/v1/open")
-        await until(lambda: len(lines) == 2)
+        await eventually(lambda: len(lines) == 2, DEADLINE_S)
     assert [line["username"] for line in lines] == ["alice_1", None]
 
 
@@ -135,9 +135,3 @@ async def test_broken_stream(caplog: pytest.LogCaptureFixture) -> None:
         with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines, pytest.raises(httpx.RemoteProtocolError):
             await client.get("/api/v1/stream", headers={"X-Request-ID": "r-9"})
         assert [(line["event"], line["request_id"]) for line in lines] == [("answer broken off", "r-9"), ("request", "r-9")]
-
-
-async def until(true: Any) -> None:
-    async with asyncio.timeout(5):
-        while not true():
-            await asyncio.sleep(0.005)

@@ -6,11 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 from litestar import get
-from litestar.connection import ASGIConnection
 from litestar.testing import RequestFactory
 
 from infra.http import PUBLIC, Health, JsonRequest, Policy, RateLimiter, build_app, by_address, client_address
-from infra.http_limits import UNCOUNTED
+from infra.http_limits import UNCOUNTED, Connection
 from tests.fakes.clock import FakeIds
 from tests.valkey import Valkey, valkey
 from tests.web.toy import served
@@ -104,7 +103,7 @@ def test_network_key() -> None:
     assert key(connection(["192.0.2.1"])) != key(connection(["192.0.2.2"]))
 
 
-def connection(forwarded: list[str]) -> ASGIConnection:
+def connection(forwarded: list[str]) -> Connection:
     request = RequestFactory().get("/")
     request.scope["client"] = ("127.0.0.1", 1)
     request.scope["headers"] = [(b"x-forwarded-for", line.encode()) for line in forwarded]

@@ -15,12 +15,13 @@ from pydantic import BaseModel
 
 from events import tracing
 from infra.clock import SystemClock, SystemIds
-from infra.http import PUBLIC, Auth, DoorApp, Health, JsonRequest, ProblemError, build_app
+from infra.http import PUBLIC, REFUSES, Auth, DoorApp, Health, JsonRequest, ProblemError, build_app
 from infra.http_serve import App, serve
 from infra.tokens import TokenSigner, TokenVerifier
 from schemas.identity import Body, Logout
 from schemas.instants import Instant
 from schemas.money import Amount
+from tests.waiting import eventually
 
 DEADLINE_S = 10.0
 
@@ -71,7 +72,7 @@ async def rows(
     return {"row_id": row_id, "limit": limit, "wanted": wanted}
 
 
-@delete("/rows/{row_id:str}", status_code=200)
+@delete("/rows/{row_id:str}", status_code=200, opt={REFUSES: ("order-not-open",)})
 async def delete_row(row_id: FromPath[str]) -> dict[str, Any]:
     raise ProblemError("order-not-open", f"{row_id} is closed.", extensions={"order": {"status": "completed"}})
 
@@ -90,6 +91,11 @@ async def me(request: JsonRequest) -> dict[str, Any]:
 @get("/open", opt={PUBLIC: True})
 async def open_to_all(request: JsonRequest) -> dict[str, Any]:
     return {"user": request.user}
+
+
+@post("/open-write", opt={PUBLIC: True})
+async def open_write() -> dict[str, str]:
+    return {"token": "t"}
 
 
 @get("/bug")
@@ -123,7 +129,7 @@ async def cached() -> Response[dict[str, str]]:
     return Response({"a": "b"}, headers={"Cache-Control": "public, max-age=60"})
 
 
-ROUTES = [pay, logout, maybe, rows, delete_row, needs, me, open_to_all, bug, away, broken_model, forbidden, litestar_401, cached]
+ROUTES = [pay, logout, maybe, rows, delete_row, needs, me, open_to_all, open_write, bug, away, broken_model, forbidden, litestar_401, cached]
 
 
 class FakeRevocations:
@@ -173,13 +179,13 @@ async def served(app: App, *, shutdown_s: float = 2.0) -> AsyncIterator[httpx.As
 
 
 async def until_answering(client: httpx.AsyncClient, serving: "asyncio.Task[None]") -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                await client.get("/livez")
-            except httpx.TransportError:
-                if serving.done():
-                    serving.result()
-                await asyncio.sleep(0.01)
-            else:
-                return
+    async def answers() -> bool:
+        if serving.done():
+            serving.result()
+        try:
+            await client.get("/livez")
+        except httpx.TransportError:
+            return False
+        return True
+
+    await eventually(answers, DEADLINE_S)

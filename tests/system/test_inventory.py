@@ -1,0 +1,128 @@
+"""The inventory over HTTP: for everybody, as numbers, in a stable order."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.system.running import API, System, answered, refused
+
+ROW = {
+    "asset_id",
+    "name",
+    "description",
+    "category",
+    "price_usd",
+    "is_active",
+    "symbol",
+    "image",
+    "market_cap_rank",
+    "price_change_percentage_24h",
+    "market_cap",
+    "total_volume_24h",
+}
+DETAIL = ROW | {
+    "availability_status",
+    "price_change_24h",
+    "price_change_percentage_7d",
+    "price_change_percentage_30d",
+    "high_24h",
+    "low_24h",
+    "circulating_supply",
+    "total_supply",
+    "max_supply",
+    "ath",
+    "ath_change_percentage",
+    "ath_date",
+    "atl",
+    "atl_change_percentage",
+    "atl_date",
+    "last_updated",
+}
+
+
+async def get(system: System, path: str, **params: Any) -> httpx.Response:
+    return await system.http.get(API + path, params=params)
+
+
+@pytest.mark.parametrize("path", ["/inventory/assets", "/assets"])
+async def test_list(system: System, path: str) -> None:
+    """Every key of every row is there, figures are numbers, and the order is the rank's; both paths answer alike."""
+    body = answered(await get(system, path), 200)
+    assert body.keys() == {"data", "total_count", "active_count"}
+    assert len(body["data"]) == 50
+    assert body["total_count"] >= 100
+    assert body["active_count"] < body["total_count"]
+    assert all(row.keys() == ROW for row in body["data"])
+    ranks = [row["market_cap_rank"] for row in body["data"]]
+    assert ranks == sorted(ranks)
+    bitcoin = body["data"][0]
+    assert (bitcoin["asset_id"], bitcoin["name"], bitcoin["price_usd"], bitcoin["is_active"]) == ("BTC", "Bitcoin", 50000.0, True)
+    assert isinstance(bitcoin["price_usd"], float)
+    assert isinstance(bitcoin["market_cap"], float)
+
+
+async def test_parameters_of_the_list(system: System) -> None:
+    """Limit, active ones only, search by name and symbol; unknown parameters are ignored; counts are of all that match."""
+    whole = answered(await get(system, "/inventory/assets", limit=250), 200)
+    assert len(whole["data"]) == whole["total_count"] or len(whole["data"]) == 250
+    assert answered(await get(system, "/inventory/assets", limit=250, page=7, sort="name"), 200) == whole
+    active = answered(await get(system, "/inventory/assets", limit=250, active_only="true"), 200)
+    assert active["total_count"] == active["active_count"] == whole["active_count"]
+    assert all(row["is_active"] for row in active["data"])
+    found = answered(await get(system, "/inventory/assets", search="BITCOIN"), 200)
+    assert found["data"][0]["asset_id"] == "BTC"
+    assert all("bitcoin" in f"{row['name']} {row['symbol']}".lower() for row in found["data"])
+    assert found["total_count"] == len(found["data"])
+    assert answered(await get(system, "/inventory/assets", search="no such asset"), 200) == {"data": [], "total_count": 0, "active_count": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("limit", 0), ("limit", 251), ("limit", "many"), ("limit", "1.5"), ("active_only", "perhaps"), ("search", "x" * 101)]
+)
+async def test_parameters_that_are_refused(system: System, name: str, value: Any) -> None:
+    """Out of range or of another type: 422, and the parameter is named."""
+    refused(await get(system, "/inventory/assets", **{name: value}), 422, "validation-failed", f"#/query/{name}")
+
+
+@pytest.mark.parametrize("path", ["/inventory/assets/BTC", "/inventory/assets/btc", "/assets/Btc"])
+async def test_one_asset(system: System, path: str) -> None:
+    """The id is read in any case; every key is there, nullable."""
+    body = answered(await get(system, path), 200)
+    assert body.keys() == {"data"}
+    assert body["data"].keys() == DETAIL
+    asset = body["data"]
+    assert (asset["asset_id"], asset["price_usd"], asset["availability_status"], asset["max_supply"]) == ("BTC", 50000.0, "available", 21000000.0)
+    assert asset["last_updated"].endswith("Z")
+
+
+async def test_an_asset_that_is_not_traded(system: System) -> None:
+    """It is shown as unavailable."""
+    asset = answered(await get(system, "/inventory/assets/LUNC"), 200)["data"]
+    assert (asset["is_active"], asset["availability_status"]) == (False, "unavailable")
+
+
+@pytest.mark.parametrize("text", ["ABCDEFGHIJKLM", "%20", "BTC!", "B-T", "%3Cscript%3E", "ÄÖÜ"])
+async def test_ids_that_are_refused(system: System, text: str) -> None:
+    """What cannot be an id is 422; one that there is not is 404."""
+    refused(await get(system, f"/inventory/assets/{text}"), 422, "validation-failed", "#/path/asset_id")
+    refused(await get(system, "/inventory/assets/NOSUCH"), 404, "not-found")
+
+
+async def test_a_bad_token_is_ignored(system: System) -> None:
+    """Public routes look at no token."""
+    answer = await system.http.get(f"{API}/inventory/assets", headers={"Authorization": "Bearer nonsense"})
+    answered(answer, 200)
+
+
+async def test_unchanged_since(system: System) -> None:
+    """The ETag of a body is answered 304 until the body changes."""
+    first = await get(system, "/inventory/assets/ETH")
+    etag = first.headers["ETag"]
+    again = await system.http.get(f"{API}/inventory/assets/ETH", headers={"If-None-Match": etag})
+    if again.status_code == 200:  # a price was published meanwhile
+        assert again.headers["ETag"] != etag
+        again = await system.http.get(f"{API}/inventory/assets/ETH", headers={"If-None-Match": again.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = await system.http.get(f"{API}/inventory/assets/ETH", headers={"If-None-Match": '"other"'})
+    assert other.status_code == 200
