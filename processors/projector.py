@@ -6,19 +6,16 @@ whole while a machine is away, within bounds; past them the error ends the proce
 
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Final, Protocol
 
 import stamina
 import structlog
-from opentelemetry import trace
-from opentelemetry.trace import Link, SpanKind
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Histogram
 
 from events.envelope import Envelope, Inbound
 from events.topics import ASSETS, PRICES, RESULTS
+from events.tracing import batch_span
 from infra.cache import Arrived, CacheUnavailable, LedgerBehind, Projected, Projection
 from infra.clock import Clock
 from infra.dynamo import DynamoUnavailable
@@ -35,13 +32,11 @@ PATIENCE_S: Final = 60.0
 ATTEMPTS_MAX: Final = 60
 RETRY_WAIT_S_MAX: Final = 2.0
 LOGGED_IDS_MAX: Final = 50
-LINKS_MAX: Final = 16
 CHANNEL: Final = re.compile(r"reply:[A-Za-z0-9-]{1,64}")
 """Only doors' channels are published to, whatever a record's header says."""
 
 _PASSING: Final = (CacheUnavailable, DynamoUnavailable, LedgerBehind, TooManyReads)
 _UNREADABLE: Final = (UnreadableResult, UnreadableMarketEvent)
-_W3C: Final = TraceContextTextMapPropagator()
 
 PROJECTED: Final = Counter("cnop_projected_results_total", "Results shown, by outcome: put, old (shown before), loaded (others were missing)", ["outcome"])
 LAG_S: Final = Histogram(
@@ -94,7 +89,7 @@ class Projector:
                         raise ValueError(f"projector got a record of {other}")
             except _UNREADABLE as error:
                 refused.append((record, str(error)))
-        async with _span(batch):
+        with batch_span("project", [(record.envelope.traceparent, record.envelope.tracestate) for record in batch]):
             await self._show(arrived)
             await self._take(assets, prices)
         return refused
@@ -158,15 +153,3 @@ def _price(envelope: Envelope) -> PriceChanged:
 
 def _patiently() -> AsyncIterator[stamina.Attempt]:
     return aiter(stamina.retry_context(on=_PASSING, attempts=ATTEMPTS_MAX, timeout=PATIENCE_S, wait_initial=0.05, wait_max=RETRY_WAIT_S_MAX))
-
-
-@asynccontextmanager
-async def _span(batch: Sequence[Inbound]) -> AsyncIterator[None]:
-    """A span of the batch: the child of its only record's, or linked with those of its first records."""
-    carriers = ({"traceparent": record.envelope.traceparent} for record in islice(batch, LINKS_MAX) if record.envelope.traceparent)
-    contexts = [_W3C.extract(carrier) for carrier in carriers]
-    links = [Link(trace.get_current_span(context).get_span_context()) for context in contexts]
-    parent = contexts[0] if len(batch) == 1 and contexts else None
-    tracer = trace.get_tracer("cnop")
-    with tracer.start_as_current_span("project", parent, SpanKind.CONSUMER, {"messaging.batch.message_count": len(batch)}, links=() if parent else links):
-        yield
