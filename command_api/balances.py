@@ -14,7 +14,7 @@ from schemas.money import EXACT, currency_scale
 from schemas.requests import Deposit, LimitStamp, Withdrawal
 from schemas.views import CommandView, MoneyMoved
 
-PENDING: Final = {202: ResponseSpec(CommandView, description="The wait ended before the outcome: ask for the command")}
+PENDING: Final = {202: ResponseSpec(CommandView, generate_examples=False, description="The wait ended before the outcome: ask for the command")}
 
 
 @post("/balance/deposit", tags=["balance"], status_code=201, responses=PENDING)

@@ -9,7 +9,7 @@ from litestar import Request, post, put
 from command_api.passwords import Passwords
 from infra.cache import CacheUnavailable, Denylist
 from infra.clock import Clock, Ids
-from infra.http import PUBLIC, Caller, JsonRequest, Policy, ProblemError, RateLimiter, by_address
+from infra.http import PUBLIC, REFUSES, Caller, JsonRequest, Policy, ProblemError, RateLimiter, by_address
 from infra.identity import EmailTaken, IdentityStore, InvalidRefreshToken, NoSuchUser, RefreshFamilies, RefreshToken, User, UsernameTaken
 from infra.tokens import LIFETIME_S, TokenSigner
 from schemas.identity import Login, Logout, Message, Profile, ProfileUpdate, ProfileUpdated, Refresh, Registration, Tokens, age_error
@@ -116,27 +116,27 @@ class Sessions:
         return Tokens(access_token=access.text, expires_in=LIFETIME_S, refresh_token=token.text)
 
 
-@post("/auth/register", tags=["identity"], opt={PUBLIC: True}, status_code=201)
+@post("/auth/register", tags=["identity"], opt={PUBLIC: True, REFUSES: ("username-taken", "email-taken", "rate-limited")}, status_code=201)
 async def register(data: Registration, sessions: Sessions) -> Message:
     """Register a user."""
     await sessions.register(data)
     return Message(message="User registered successfully")
 
 
-@post("/auth/login", tags=["identity"], opt={PUBLIC: True}, status_code=200, response_headers=NOT_KEPT)
+@post("/auth/login", tags=["identity"], opt={PUBLIC: True, REFUSES: ("invalid-credentials", "rate-limited")}, status_code=200, response_headers=NOT_KEPT)
 async def login(data: Login, request: JsonRequest, sessions: Sessions, login_limit: LoginLimit) -> Tokens:
     """Log in."""
     await login_limit.count(request, data.username)
     return await sessions.login(data)
 
 
-@post("/auth/refresh", tags=["identity"], opt={PUBLIC: True}, status_code=200, response_headers=NOT_KEPT)
+@post("/auth/refresh", tags=["identity"], opt={PUBLIC: True, REFUSES: ("invalid-refresh-token", "rate-limited")}, status_code=200, response_headers=NOT_KEPT)
 async def refresh(data: Refresh, sessions: Sessions) -> Tokens:
     """Spend a refresh token for new tokens."""
     return await sessions.refresh(data.refresh_token)
 
 
-@put("/auth/profile", tags=["identity"])
+@put("/auth/profile", tags=["identity"], opt={REFUSES: ("email-taken",)})
 async def update_profile(data: ProfileUpdate, caller: Caller, sessions: Sessions) -> ProfileUpdated:
     """Change one's own profile."""
     user = await sessions.update(caller.username, data)

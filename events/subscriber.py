@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 from faststream import AckPolicy
@@ -49,11 +49,12 @@ class Subscriber:
         self._batch_records_max = batch_records_max
         self._broker: KafkaBroker | None = None
         self._subscription: Any = None
+        self._letters: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
         """Join the group. KafkaConnectionError where no broker answers; it may be called again then."""
         member = f"{self._group}-{self._slot}"
-        broker = KafkaBroker(self._bootstrap, client_id=member, logger=None, apply_types=False, graceful_timeout=STOP_S, max_request_size=DEAD_LETTER_BYTES_MAX)
+        broker = KafkaBroker(self._bootstrap, client_id=member, logger=None, apply_types=False, graceful_timeout=STOP_S)
         subscription = broker.subscriber(
             *self._topics,
             batch=True,
@@ -93,6 +94,8 @@ class Subscriber:
         """Commit what was handled, and leave."""
         with suppress(KafkaError, IllegalStateError):
             await self._commit()
+        if self._letters is not None:
+            await self._letters.stop()
         if self._broker is not None:
             await self._broker.stop()
 
@@ -142,12 +145,18 @@ class Subscriber:
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
-            if self._broker is None:
-                raise RuntimeError("not started")
-            headers = {name: value.decode(errors="replace") for name, value in letter.headers()}
-            await self._broker.publish(letter.value or b"", DEAD_LETTERS, key=letter.key, headers=headers)
+            writer = await self._letter_writer()
+            await writer.send_and_wait(DEAD_LETTERS, value=letter.value, key=letter.key, headers=letter.headers())
             DEAD_LETTERED.labels(letter.topic).inc()
             log.error("record put to the dead letters", topic=letter.topic, partition=letter.partition, offset=letter.offset, reason=letter.reason)
+
+    async def _letter_writer(self) -> AIOKafkaProducer:
+        """Made when it is first needed. Not FastStream's producer: that one adds headers, and takes text where a letter has bytes."""
+        if self._letters is None:
+            writer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", max_request_size=DEAD_LETTER_BYTES_MAX)
+            await writer.start()
+            self._letters = writer
+        return self._letters
 
     async def _commit_again_and_again(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from litestar.di import Provide
 from litestar.events import BaseEventEmitterBackend
 from litestar.types import ControllerRouterHandler
 
-from infra import http_docs, http_health, http_problems
+from infra import http_contracts, http_docs, http_health, http_problems
 from infra.clock import Ids
 from infra.http_auth import PUBLIC, Auth, Authenticate, Caller, Revocations
 from infra.http_docs import REFUSES, Docs, Merged
@@ -125,7 +125,7 @@ def _app(
     held = background or Background()
     health.probe("background", held.alive)
     app = DoorApp(
-        route_handlers=[*routes, *http_health.routes(name, health), *(http_docs.routes(docs) if docs else ())],
+        route_handlers=[*routes, *http_health.routes(name, health), *([*http_docs.routes(docs), *http_contracts.routes()] if docs else ())],
         request_class=JsonRequest,
         request_max_body_size=BODY_BYTES_MAX,
         middleware=[Authenticate(auth)],

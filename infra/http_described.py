@@ -1,4 +1,4 @@
-"""What the API's document says about headers beyond those that handlers declare: which an answer has follows from what its request may carry."""
+"""What the API's document says beyond what handlers declare: headers, and refusals that follow from what a request may carry."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
@@ -42,8 +42,8 @@ _READ: Final = ("Consistency-Token", "Consistency-Satisfied", "Cache-Status")
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 
 
-def describe_headers(document: Document) -> None:
-    """Add the headers of requests and answers to a document in which problems are `components.responses.Problem<status>`."""
+def describe_calls(document: Document) -> None:
+    """Add headers and refusals to a document in which problems are `components.responses.Problem<status>`."""
     components = document["components"]
     components["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in _TEXTS.items()}
     for name, response in components.get("responses", {}).items():
@@ -51,6 +51,8 @@ def describe_headers(document: Document) -> None:
     for operation in _operations(document):
         asked = {parameter["name"] for parameter in operation.get("parameters", [])}
         operation["parameters"] = [*operation.get("parameters", []), dict(_REQUEST_ID)]
+        for status in _refusals(asked):
+            operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
         for status, response in operation["responses"].items():
             if "$ref" not in response:
                 _add(response, _of_answer(asked, int(status)))
@@ -63,6 +65,13 @@ def _of_answer(asked: set[str], status: int) -> Iterator[str]:
         yield from _READ
     if "If-None-Match" in asked:
         yield "ETag"
+
+
+def _refusals(asked: set[str]) -> Iterator[int]:
+    if asked & {"Idempotency-Key", "Consistency-Token", "cursor"}:
+        yield HTTPStatus.BAD_REQUEST.value
+    if "Idempotency-Key" in asked:
+        yield HTTPStatus.CONFLICT.value
 
 
 def _add(response: Document, names: Iterable[str]) -> None:

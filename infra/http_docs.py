@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from infra.http_auth import PUBLIC
+from infra.http_described import describe_calls
 from infra.http_docs_page import render
 from schemas.problems import PROBLEM_JSON, PROBLEMS, Problem
 
@@ -101,6 +102,7 @@ def _completed(document: Document, app: Litestar) -> Document:
         operation = document.get("paths", {}).get(path, {}).get(method)
         if operation is not None:
             _complete(operation, handler)
+    describe_calls(document)
     return document
 
 

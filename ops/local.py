@@ -133,8 +133,6 @@ def _errors_told() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("Interrupted; everything that this command started is stopped.")
         os._exit(130)  # threads that still download need not be waited for: what they run ends with this process
-    except BrokenPipeError:
-        os._exit(0)  # `cnop logs | head`
 
 
 @contextmanager
@@ -147,8 +145,9 @@ def _progress() -> Iterator[Callable[[str, str], None]]:
             kind = part, text.split(maxsplit=1)[0]
             if time.monotonic() - told.get(kind, -PLAIN_PAUSE_S) >= PLAIN_PAUSE_S:
                 told[kind] = time.monotonic()
-                sys.stdout.write(f"{part:<10} {text}\n")  # one write: several threads tell
-                sys.stdout.flush()
+                with suppress(BrokenPipeError):  # nobody listens any more: no reason to stop
+                    sys.stdout.write(f"{part:<10} {text}\n")  # one write: several threads tell
+                    sys.stdout.flush()
 
         yield tell
         return
@@ -261,7 +260,10 @@ def _log_files(stack: "Stack", name: str | None) -> Callable[[], list[Path]]:
 
 
 def _print_line(line: "Line", *, merged: bool) -> None:
-    print(f"{line.name:<11}| {line.text}" if merged else line.text, flush=True)
+    try:
+        print(f"{line.name:<11}| {line.text}" if merged else line.text, flush=True)
+    except BrokenPipeError:  # `cnop logs | head`
+        os._exit(0)
 
 
 def _status_table(stack: "Stack", states: "list[ProcessState]") -> "Table":

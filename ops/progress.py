@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-PLAIN_PAUSE_S: Final = 5.0
+PLAIN_PAUSE_S: Final = 10.0
 RATE_WINDOW_S: Final = 10.0
 
 

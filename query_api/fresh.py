@@ -2,14 +2,16 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from litestar import Request, Response
+from litestar.params import Parameter
 from pydantic import BaseModel
 
 from infra.cache import Shown, Views
 from infra.http import Caller, ProblemError
-from schemas.views import consistency_token, read_consistency_token
+from schemas.views import consistency_token as token_of
+from schemas.views import read_consistency_token
 
 T = TypeVar("T")
 
@@ -21,6 +23,12 @@ BYPASSED: Final = "cnop; fwd=bypass"
 JSON: Final = "application/json"
 
 
+TokenHeader = Annotated[
+    str | None, Parameter(header=CONSISTENCY_TOKEN, description="From an earlier answer: this one is to show at least what that one showed, or did")
+]
+PreferHeader = Annotated[str | None, Parameter(header="Prefer", description="RFC 7240: `handling=strict` for 503 rather than less than the token asks for")]
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Who reads, and the account version that the answer should show at least. `is_strict`: rather no answer than an older one."""
@@ -30,14 +38,13 @@ class Asked:
     is_strict: bool = False
 
 
-def asked(request: Request[Caller, Any, Any]) -> Asked:
+def asked(request: Request[Caller, Any, Any], consistency_token: TokenHeader = None, prefer: PreferHeader = None) -> Asked:
     """What the headers of a read say. A 400 problem for a token that is malformed or another user's."""
     username = request.user.username
-    preferences = {part.strip().lower() for part in request.headers.get("Prefer", "").split(",")}
-    text = request.headers.get(CONSISTENCY_TOKEN)
-    if text is None:
+    preferences = {part.strip().lower() for part in (prefer or "").split(",")}
+    if consistency_token is None:
         return Asked(username)
-    version = read_consistency_token(username, text)
+    version = read_consistency_token(username, consistency_token)
     if version is None:
         raise ProblemError("invalid-header", f"Not a {CONSISTENCY_TOKEN} of yours.", pointer=f"#/header/{CONSISTENCY_TOKEN}")
     return Asked(username, version, "handling=strict" in preferences)
@@ -63,7 +70,7 @@ def answer(by: Asked, shown: Shown[Any], body: BaseModel) -> Response[bytes]:
 
 
 def _headers(by: Asked, shown: Shown[Any]) -> Mapping[str, str]:
-    headers = {CONSISTENCY_TOKEN: consistency_token(by.username, shown.version)}
+    headers = {CONSISTENCY_TOKEN: token_of(by.username, shown.version)}
     if by.at_least is not None:
         headers[SATISFIED] = "true" if shown.version >= by.at_least else "false"
     return headers | ({CACHE_STATUS: BYPASSED} if shown.bypassed else {})

@@ -1,38 +1,37 @@
-"""The machines that the tests run on: real ones, on free ports, started when the first test asks for them."""
+"""The machines for those tests that need real ones: started when the first of them asks, gone with the session."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from events import topics
-from infra import dynamo
+from infra.dynamo import provision as provision_tables
 from infra.local.stack import Addresses, Stack
+from tests.valkey import free_port
 
-ACCOUNT_PARTITIONS = 4
+PARTITIONS = 4
+FREE = ("CNOP_KAFKA_PORT", "CNOP_KAFKA_CONTROLLER_PORT", "CNOP_DYNAMODB_PORT", "CNOP_REDIS_PORT")
 
 
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
-    """Kafka, the DynamoDB engine and Valkey, empty; they end with this test run, however it ends."""
-    stack = Stack(Path(tmp_path_factory.mktemp("machines")), processes=())
-    addresses = stack.up(hold=True)
-    credentials = {name: value for name, value in stack.environment().items() if name.startswith("AWS_")}
-    before = {name: os.environ.get(name) for name in credentials}
-    os.environ.update(credentials)
-    yield addresses
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    stack.down()
+    """Kafka, DynamoDB and Valkey of this session, on free ports; the environment has credentials that the local engine takes."""
+    stack = Stack(tmp_path_factory.mktemp("machines"), processes=(), env={name: str(free_port()) for name in FREE})
+    with pytest.MonkeyPatch.context() as environment:
+        addresses = stack.up(hold=True)
+        for name, value in stack.environment().items():
+            environment.setenv(name, value)
+        try:
+            yield addresses
+        finally:
+            stack.down()
 
 
 @pytest.fixture(scope="session")
-async def provisioned(machines: Addresses) -> AsyncIterator[Addresses]:
-    """The machines with all topics and tables."""
-    await topics.provision(machines.kafka, ACCOUNT_PARTITIONS, 1)
-    await dynamo.provision(machines.dynamodb_url, "us-east-1")
-    yield machines
+async def provisioned(machines: Addresses) -> Addresses:
+    """The machines with every topic and table."""
+    from events.topics import provision as provision_topics  # noqa: PLC0415 - importing the Kafka client is slow, most tests need none
+
+    await provision_topics(machines.kafka, PARTITIONS)
+    await provision_tables(machines.dynamodb_url, os.environ.get("AWS_REGION", "us-east-1"))
+    return machines

@@ -2,21 +2,22 @@
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TypeVar
 
+T = TypeVar("T")
 POLL_S = 0.02
 
 
-async def eventually(condition: Callable[[], Any | Awaitable[Any]], within_s: float) -> Any:
-    """The first true answer of a condition, plain or async. AssertionError, with the last answer, where none comes in time."""
-    deadline = asyncio.get_running_loop().time() + within_s
+async def eventually(condition: Callable[[], T | Awaitable[T]], within_s: float, what: str = "condition") -> T:
+    """Ask again and again until the answer is true, and return it. AssertionError, with the last answer, when the time is up."""
+    deadline = time.monotonic() + within_s
     while True:
         answer = condition()
         if inspect.isawaitable(answer):
             answer = await answer
         if answer:
             return answer
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not true within {within_s} s; the last answer was {answer!r}")
+        assert time.monotonic() < deadline, f"{what}: not within {within_s} s, last answer {answer!r}"
         await asyncio.sleep(POLL_S)

@@ -28,10 +28,10 @@ from infra.local.keeper import READY
 from infra.local.machines import Addresses, external, probe, settle_ports, together
 from infra.local.supervision import MACHINE_STOP_S, STOP_MARGIN_S, ProcessState, Supervisor
 
-SUPERVISOR_READY_S = 15.0
-MACHINE_READY_S = 60.0
-PROCESS_READY_S = 60.0
-"""Bounds of the waits at start."""
+SUPERVISOR_READY_S = 30.0
+MACHINE_READY_S = 120.0
+PROCESS_READY_S = 120.0
+"""Bounds of the waits at start: many times what an idle machine needs, since a busy one is no failure."""
 
 STARTS_MAX = 3
 """A process that ended this often while it was waited for will not become ready."""

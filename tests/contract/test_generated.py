@@ -248,3 +248,4 @@ def test_openapi_tells_the_headers() -> None:
         assert {"Idempotency-Key", "Prefer"} <= {parameter["name"] for parameter in operation["parameters"]}
         assert {"Idempotency-Key", "Command-Id", "Consistency-Token"} <= operation["responses"]["201"]["headers"].keys()
         assert {"Location", "Retry-After", "Command-Id"} <= operation["responses"]["202"]["headers"].keys()
+        assert {"400", "401", "409", "422", "503"} <= operation["responses"].keys()

@@ -22,7 +22,7 @@ from infra.local.supervision import LOG_BYTES_MAX
 
 HERE = Path(__file__).parent
 RUNNER = sys.executable, str(HERE / "stub.py")
-GONE_S = 30.0
+GONE_S = 60.0
 
 
 def wait_for(condition: Callable[[], bool], what: str, bound_s: float = GONE_S) -> None:

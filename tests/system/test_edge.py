@@ -35,18 +35,29 @@ SECURED = (
 )
 PROMISED = {
     "origin": (
-        "cnop_http_request_seconds",
-        "cnop_requests_accepted_total",
-        "cnop_outcomes_total",
-        "cnop_accept_to_visible_seconds",
-        "cnop_published_total",
-        "cnop_view_reads_total",
-        "cnop_dynamodb_seconds",
-        "cnop_redis_seconds",
+        'cnop_http_request_seconds_count{method="POST",route="/api/v1/balance/deposit",status="2xx"}',
+        'cnop_requests_accepted_total{type="Deposit"}',
+        'cnop_outcomes_total{code="settled",type="Deposit"}',
+        'cnop_outcomes_total{code="insufficient-funds",type="Withdrawal"}',
+        'cnop_accept_to_visible_seconds_count{type="Deposit"}',
+        'cnop_published_total{outcome="acknowledged",topic="cnop.account.requests.v1"}',
+        'cnop_view_reads_total{source="view",view="account"}',
+        'cnop_dynamodb_seconds_count{operation="get_item"}',
+        "cnop_redis_seconds_count{",
     ),
-    "settlement": ("cnop_settled_total", "cnop_refused_total", "cnop_settle_seconds", "cnop_consumer_lag_records", "cnop_retries_total"),
-    "projector": ("cnop_projected_total", "cnop_projection_lag_seconds", "cnop_consumer_lag_records"),
-    "market": ("cnop_published_total",),
+    "settlement": (
+        'cnop_settled_total{kind="Deposit",outcome="settled"}',
+        'cnop_refused_total{code="insufficient-funds",kind="Withdrawal"}',
+        "cnop_settle_seconds_count",
+        'cnop_consumer_lag_records{group="cnop-settlement",partition="0",topic="cnop.account.requests.v1"}',
+        "# TYPE cnop_retries_total counter",
+    ),
+    "projector": (
+        "cnop_projected_results_total",
+        "cnop_projection_lag_seconds_count",
+        'cnop_consumer_lag_records{group="cnop-projector",partition="0",topic="cnop.account.results.v1"}',
+    ),
+    "market": ("cnop_market_published_total",),
 }
 
 
@@ -201,14 +212,15 @@ async def test_health(system: System, name: str) -> None:
 async def test_metrics(system: System, name: str) -> None:
     """Every process has the promised series, and no series is labelled with users or raw paths."""
     user = await system.user("1.00")
-    await user.withdraw("5.00")
+    refused(await user.withdraw("5.00"), 422, "insufficient-funds", "/amount")
+    await user.balance()
     await user.get(f"/orders/ord_{user.username}")
     async with httpx.AsyncClient(base_url=system.url(name)) as http:
         answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     assert answer.headers["Content-Type"].count("charset") == 1
-    missing = [series for series in PROMISED[name] if f"# TYPE {series} " not in answer.text]
+    missing = [series for series in PROMISED[name] if f"\n{series}" not in answer.text]
     assert not missing
     assert user.username not in answer.text
 

@@ -56,7 +56,7 @@ async def test_kafka_is_away(system: System) -> None:
 
 
 async def test_kafka_does_not_answer(system: System) -> None:
-    """A request that was handed over and not acknowledged is told as unknown, with its command; whenever it comes in, a retry with its key does not double it."""
+    """A request that was handed over and not acknowledged is told as unknown, with its command; a retry with its key does not double it."""
     user = await system.user("10.00")
     system.kill("kafka", signal.SIGSTOP)
     try:

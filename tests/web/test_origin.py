@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from litestar import get, post
+from litestar.exceptions import NotFoundException
 
 from infra.http import PUBLIC, BackgroundFailed, DoorApp, Health, build_app, serve
 from ops.origin import Origin
@@ -27,6 +28,11 @@ async def only_read() -> str:
     return "read"
 
 
+@get("/gone", opt=OPEN)
+async def gone() -> str:
+    raise NotFoundException
+
+
 @post("/orders", opt=OPEN)
 async def write() -> str:
     return "written"
@@ -42,7 +48,7 @@ class Doors:
         self.log: list[str] = []
         self.kafka_away = False
         self.commands = self._door("commands", [write, cancel])
-        self.queries = self._door("queries", [read, only_read])
+        self.queries = self._door("queries", [read, only_read, gone])
         self.commands.health.check("kafka", self._kafka)
         self.origin = Origin(self.commands, self.queries, FakeIds())
 
@@ -96,6 +102,7 @@ async def test_by_method(client: httpx.AsyncClient, method: str, path: str, stat
         ("POST", "/api/v1/nowhere", 404, None),
         ("GET", "/api/v1/orders/a/b/c", 404, None),
         ("GET", "/nowhere", 404, None),
+        ("GET", "/api/v1/gone", 404, None),
     ],
 )
 async def test_unknown_methods(client: httpx.AsyncClient, method: str, path: str, status: int, allow: str | None) -> None:
