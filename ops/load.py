@@ -64,7 +64,7 @@ def load(
     on_error: Annotated[OnError, typer.Option("--on-error", help="Bad lines: stop before anything is sent, or skip them.")] = OnError.STOP,
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Where the suffix does not tell it.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=CONCURRENCY_MAX, help="Users at once.")] = CONCURRENCY,
-    progress: Annotated[Path | None, typer.Option("--progress", metavar="FILE", help="Journal of what is finished. [default: FILE.progress]")] = None,
+    progress: Annotated[Path | None, typer.Option("--progress", metavar="FILE", help="Journal of what is finished. Default: FILE.progress.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the journal and send every line again; what has happened does not happen twice.")] = False,
     retry_s: Annotated[float, typer.Option("--retry", min=0, metavar="SECONDS", help="How long a request is tried again while the system is away.")] = RETRY_S,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,

@@ -10,8 +10,8 @@ import typer
 
 from infra.local.home import Home
 
-Url = Annotated[str, typer.Option("--url", metavar="URL", help="Origin of the API. [default: the system that `cnop up` started]")]
-HomeDir = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="Folder of the running system. [default: $CNOP_HOME or .local]")]
+Url = Annotated[str, typer.Option("--url", metavar="URL", help="Origin of the API. Default: the system that `cnop up` started.")]
+HomeDir = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="Folder of the running system. Default: $CNOP_HOME or .local.")]
 
 
 class NoTarget(RuntimeError):

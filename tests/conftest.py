@@ -20,7 +20,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     with pytest.MonkeyPatch.context() as environment:
         addresses = stack.up(hold=True)
         for name, value in stack.environment().items():
-            environment.setenv(name, value)
+            if name.startswith("AWS_"):
+                environment.setenv(name, value)
         try:
             yield addresses
         finally:
@@ -32,6 +33,6 @@ async def provisioned(machines: Addresses) -> Addresses:
     """The machines with every topic and table."""
     from events.topics import provision as provision_topics  # noqa: PLC0415 - importing the Kafka client is slow, most tests need none
 
-    await provision_topics(machines.kafka, PARTITIONS)
+    await provision_topics(machines.kafka, PARTITIONS, 1)
     await provision_tables(machines.dynamodb_url, os.environ.get("AWS_REGION", "us-east-1"))
     return machines

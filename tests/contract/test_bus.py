@@ -13,7 +13,7 @@ from events.bus import Bus, OutcomeUnknown, TooLarge, Unavailable
 from events.envelope import Envelope, read
 from events.topics import REQUEST_BYTES_MAX, REQUESTS
 from infra.local.stack import Addresses
-from tests.conftest import ACCOUNT_PARTITIONS
+from tests.conftest import PARTITIONS
 from tests.fakes.bus import FakeBus
 from tests.fakes.clock import START
 from tests.waiting import eventually
@@ -70,7 +70,7 @@ async def _everything(bootstrap: str) -> list[Envelope]:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
     await consumer.start()
     try:
-        partitions = [TopicPartition(REQUESTS, number) for number in range(ACCOUNT_PARTITIONS)]
+        partitions = [TopicPartition(REQUESTS, number) for number in range(PARTITIONS)]
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         ends, found = await consumer.end_offsets(partitions), []

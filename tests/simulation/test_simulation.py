@@ -13,8 +13,8 @@ import structlog
 from tests.simulation.mutants import variants
 from tests.simulation.world import REQUESTS, USERS, Variant, World
 
-SEEDS = int(os.environ.get("CNOP_SIM_SEEDS", "160"))
-SEEDS_TOGETHER = 40
+SEEDS = int(os.environ.get("CNOP_SIM_SEEDS", "400"))
+SEEDS_TOGETHER = 50
 MUTANT_SEEDS_MAX = 150
 """A mutant that is not seen in so many runs would not be seen in production's either."""
 

@@ -19,7 +19,8 @@ from redis.asyncio import Redis
 from infra.dynamo import Dynamo
 from infra.ledger import Ledger, read_account, read_entry
 from infra.local.home import MACHINES, PROCESSES, log_file
-from infra.local.stack import Addresses, Stack
+from infra.local.machines import Addresses
+from infra.local.stack import Stack
 from infra.secrets import derive, read_secret
 from schemas.commands import KEY_PURPOSE, command_id
 from schemas.ledger import Account, Entry
@@ -67,7 +68,8 @@ class User:
 
     async def read(self, path: str, **params: Any) -> dict[str, Any]:
         """The body of a read that succeeds."""
-        return answered(await self.get(path, **params), 200)
+        body: dict[str, Any] = answered(await self.get(path, **params), 200)
+        return body
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         """Header names are written with underscores: Idempotency_Key."""
@@ -83,7 +85,7 @@ class User:
         return await self.post("/orders", {"asset_id": asset_id, "order_type": order_type, "quantity": quantity}, **headers)
 
     async def balance(self) -> str:
-        return (await self.read("/balance"))["current_balance"]
+        return str((await self.read("/balance"))["current_balance"])
 
 
 @dataclass
@@ -112,7 +114,8 @@ class System:
         return await self.http.post(f"{API}/auth/register", json={name: value for name, value in (body | changes).items() if value is not None})
 
     async def login(self, username: str) -> dict[str, Any]:
-        return answered(await self.http.post(f"{API}/auth/login", json={"username": username, "password": PASSWORD}), 200)
+        tokens: dict[str, Any] = answered(await self.http.post(f"{API}/auth/login", json={"username": username, "password": PASSWORD}), 200)
+        return tokens
 
     # Behind the doors
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 
 from events.topics import REQUESTS, RESULTS
-from schemas.ledger import Account, Entry
+from schemas.ledger import Account, CashLine, Entry, Position
 from schemas.money import exact
 from schemas.results import decode_result
 from tests.system.running import System, answered
@@ -78,7 +78,8 @@ def check(account: Account, entries: list[Entry]) -> None:
     have = {unit: line.available + line.held for unit, line in account.cash.items()}
     have |= {unit: position.quantity for unit, position in account.positions.items()}
     assert have == {unit: moved[unit] for unit in have.keys() | moved.keys()}
-    for line in (*account.cash.values(), *account.positions.values()):
+    lines: list[CashLine | Position] = [*account.cash.values(), *account.positions.values()]
+    for line in lines:
         assert min(line.available, line.held) >= ZERO
 
 

@@ -79,7 +79,7 @@ async def test_a_token_of_other_keys(system: System) -> None:
 
     user = await system.user()
     claims = jwt.decode(user.tokens["access_token"], options={"verify_signature": False})
-    for forged in (jwt.encode(claims, "x" * 32, algorithm="HS256"), jwt.encode(claims, None, algorithm="none"), user.tokens["access_token"][:-4] + "AAAA"):
+    for forged in (jwt.encode(claims, "x" * 32, algorithm="HS256"), jwt.encode(claims, "", algorithm="none"), user.tokens["access_token"][:-4] + "AAAA"):
         refused(await system.http.get(f"{API}/balance", headers={"Authorization": f"Bearer {forged}"}), 401, "unauthorized")
 
 
@@ -218,11 +218,16 @@ async def test_metrics(system: System, name: str) -> None:
     async with httpx.AsyncClient(base_url=system.url(name)) as http:
         answer = await http.get("/metrics")
     assert answer.status_code == 200
-    assert answer.headers["Content-Type"].startswith("text/plain; version=")
-    assert answer.headers["Content-Type"].count("charset") == 1
     missing = [series for series in PROMISED[name] if f"\n{series}" not in answer.text]
     assert not missing
     assert user.username not in answer.text
+
+
+async def test_type_of_metrics(system: System) -> None:
+    """The content type is that of the exposition format, each of its parameters once."""
+    answer = await system.http.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert answer.headers["Content-Type"].count("charset") == 1
 
 
 async def test_documents(system: System) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -244,7 +245,7 @@ async def test_everything_is_killed_at_once(system: System) -> None:
 # What must hold
 
 
-async def each_once(system: System, user: User, keys: list[str | None]) -> None:
+async def each_once(system: System, user: User, keys: Sequence[str | None]) -> None:
     """An account has one entry for each request and no other (None: one of any key), versions 1, 2, 3 …, and each has one result that was published."""
     entries = await system.entries(user.username)
     wanted = Counter(request_id(user.username, key) for key in keys if key)
