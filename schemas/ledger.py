@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from schemas.instants import EPOCH, Instant
-from schemas.money import EXACT, ZERO, Amount
+from schemas.money import EXACT, ZERO, Figure
 from schemas.requests import OrderType, TimeInForce
 
 AccountStatus = Literal["active", "parked"]
@@ -22,8 +22,8 @@ House = Literal["customer", "world", "market", "fees"]
 class CashLine:
     """Cash of one currency: free, and held for open orders."""
 
-    available: Amount = ZERO
-    held: Amount = ZERO
+    available: Figure = ZERO
+    held: Figure = ZERO
     updated_at: Instant = EPOCH
 
 
@@ -31,15 +31,15 @@ class CashLine:
 class Position:
     """Holding of one asset: free, held for open orders, and what the whole of it cost (fees included)."""
 
-    available: Amount = ZERO
-    held: Amount = ZERO
-    cost_basis: Amount = ZERO
-    realised: Amount = ZERO
+    available: Figure = ZERO
+    held: Figure = ZERO
+    cost_basis: Figure = ZERO
+    realised: Figure = ZERO
     created_at: Instant = EPOCH
     updated_at: Instant = EPOCH
 
     @property
-    def quantity(self) -> Amount:
+    def quantity(self) -> Figure:
         """All that is owned, free or held."""
         return EXACT.add(self.available, self.held)
 
@@ -49,8 +49,8 @@ class Counters:
     """Running figures of an account: the cash moved on `day` (UTC, of `at`) for the limits, and the row counts of its lists."""
 
     day: str = ""
-    deposited: Amount = ZERO
-    withdrawn: Amount = ZERO
+    deposited: Figure = ZERO
+    withdrawn: Figure = ZERO
     transactions: int = 0
     orders: int = 0
 
@@ -62,19 +62,19 @@ class Order:
     order_id: str
     asset_id: str
     order_type: OrderType
-    quantity: Amount
+    quantity: Figure
     status: OrderStatus
     created_version: int
     created_at: Instant
     updated_at: Instant
-    quote_price: Amount
+    quote_price: Figure
     quote_sequence: int
     fee_bps: int
-    price: Amount | None = None
-    filled_quantity: Amount = ZERO
-    average_price: Amount | None = None
-    total_amount: Amount = ZERO
-    fee: Amount = ZERO
+    price: Figure | None = None
+    filled_quantity: Figure = ZERO
+    average_price: Figure | None = None
+    total_amount: Figure = ZERO
+    fee: Figure = ZERO
     client_order_id: str | None = None
     time_in_force: TimeInForce = "gtc"
     expires_at: Instant | None = None
@@ -86,7 +86,7 @@ class Posting:
 
     account: House
     unit: str
-    amount: Amount
+    amount: Figure
 
 
 @dataclass(frozen=True, slots=True)

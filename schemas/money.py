@@ -140,3 +140,11 @@ Amount = Annotated[
     ),
 ]
 """A decimal: string in JSON, read from a string or a JSON number that was parsed without float."""
+
+Figure = Annotated[
+    Decimal,
+    BeforeValidator(_read_decimal),
+    PlainSerializer(lambda value: plain(trimmed(value)), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": AMOUNT_PATTERN, "examples": ["5000"]}),
+]
+"""A decimal of the ledger: written without trailing zeros, since the store does not keep them, and an event made again must be the same to the byte."""
