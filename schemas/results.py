@@ -51,15 +51,19 @@ def result_adapter() -> TypeAdapter[Result]:
 
 
 def result_of(entry: Entry) -> Result:
-    """The one result of an entry; the same entry gives the same result for ever."""
+    """The one result of an entry; the same entry gives the same result for ever, to the byte.
+
+    Maps are put in order, since the store gives them back in an order of its own.
+    """
+    lines = entry.lines
     return Result(
         username=entry.username,
         request_id=entry.request_id,
         version=entry.version,
         at=entry.at,
         kind=entry.kind,
-        payload=entry.payload,
-        lines=entry.lines,
+        payload=dict(sorted(entry.payload.items())),
+        lines=Lines(lines.counters, dict(sorted(lines.cash.items())), dict(sorted(lines.positions.items())), lines.order),
         postings=entry.postings,
         refusal=entry.refusal,
     )

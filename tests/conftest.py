@@ -1,7 +1,9 @@
 """The machines for those tests that need real ones: started when the first of them asks, gone with the session."""
 
+import asyncio
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -29,10 +31,15 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
 
 
 @pytest.fixture(scope="session")
-async def provisioned(machines: Addresses) -> Addresses:
-    """The machines with every topic and table."""
+def provisioned(machines: Addresses) -> Addresses:
+    """The machines with every topic and table. A plain fixture, so that an async one may ask for it by name."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, _provision(machines)).result()
+    return machines
+
+
+async def _provision(machines: Addresses) -> None:
     from events.topics import provision as provision_topics  # noqa: PLC0415 - importing the Kafka client is slow, most tests need none
 
     await provision_topics(machines.kafka, PARTITIONS, 1)
     await provision_tables(machines.dynamodb_url, os.environ.get("AWS_REGION", "us-east-1"))
-    return machines

@@ -191,7 +191,7 @@ def _items(write: Write) -> Iterator[Item]:
 
 
 def _as_stored(item: Item) -> Item:
-    return {name: _attribute(attribute) for name, attribute in item.items()}
+    return {name: _attribute(item[name]) for name in sorted(item)}  # maps come back in an order of the engine's own
 
 
 def _attribute(attribute: Attribute) -> Attribute:

@@ -33,7 +33,7 @@ READ = [
     (Decimal("1.10"), "1.10"),
     ("0", "0"),
     ("-0.5", "-0.5"),
-    ("1e3", "1000"),
+    (Decimal("1E+3"), "1000"),
     ("9" * 20, "9" * 20),
     ("9" * 20 + "." + "9" * 18, "9" * 20 + "." + "9" * 18),
     ("0." + "0" * 17 + "1", "0." + "0" * 17 + "1"),
@@ -87,8 +87,7 @@ def test_what_is_no_amount_is_refused(value: object) -> None:
         AMOUNT.validate_python(value)
 
 
-@pytest.mark.parametrize("text", ["1_000", " 5 ", "5\n", "٥", "５", "+5", ".5", "5."])
-@pytest.mark.xfail(strict=True, reason="fault: whatever Python's Decimal() reads is taken, beyond the pattern that the published schema states")
+@pytest.mark.parametrize("text", ["1_000", "1e3", " 5 ", "5\n", "٥", "５", "+5", ".5", "5."])
 def test_an_amount_is_spelled_as_the_published_schema_says(text: str) -> None:
     """Digits, one point, a minus sign: another client must not read 1_000 or digits of other scripts differently from us."""
     with pytest.raises(ValidationError):

@@ -188,6 +188,8 @@ async def test_the_store_is_away(system: System) -> None:
     await system.stop("dynamodb")
     try:
         assert await within(READ_S, user.balance()) == "10.00"
+        for path in ("/orders", "/balance/transactions", "/portfolio", "/inventory/assets"):
+            answered(await within(READ_S, user.get(path)), 200)
         answer = await within(AWAY_S, user.deposit("1.00", Prefer="wait=2"))
         command_id = answered(answer, 202)["command_id"]
         keyed = await within(AWAY_S, user.deposit("1.00", Idempotency_Key="asked"))
