@@ -29,7 +29,6 @@ ACTIONS_MAX: Final = 100
 """Actions in one transaction (DynamoDB's limit)."""
 TRANSACTION_BYTES_MAX: Final = 3_500_000
 """Bytes of items in one transaction; DynamoDB's limit is 4 MB, and ours is an estimate."""
-ITEM_BYTES_MAX: Final = 390_000
 BATCH_GET_MAX: Final = 100
 TRANSACTIONS_AT_ONCE: Final = 8
 NEIGHBOUR: Final = "neighbour"

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -165,6 +166,8 @@ def decode(record: Inbound) -> Read:
         request = decode_request(envelope.type, envelope.value)
     except UnreadableRequest as error:
         raise Unreadable(str(error)) from None
+    if not _is_request_id(envelope.id):
+        raise Unreadable("ce_id is not a UUID in its usual form")
     if request.username != envelope.subject:
         raise Unreadable("/username differs from ce_subject")
     logged = LoggedRequest(
@@ -177,6 +180,14 @@ def decode(record: Inbound) -> Read:
         trace_id=envelope.trace_id,
     )
     return Read(logged, envelope.reply_to, envelope.traceparent, envelope.tracestate)
+
+
+def _is_request_id(text: str) -> bool:
+    """Whether it may name an entry: anything else could be too long for a key of the store, and would stop the partition for ever."""
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _by_account(requests: Sequence[LoggedRequest]) -> dict[str, _Work]:

@@ -40,7 +40,7 @@ def decide(account: Account, logged: LoggedRequest, orders: Mapping[str, Order])
     """
     at = max(logged.at, account.at)
     today = _counters_of(account.counters, at)
-    step = _bounded(replace(account, counters=today), _step(replace(account, counters=today), logged, at, orders))
+    step = _step(replace(account, counters=today), logged, at, orders)
     lines = replace(step.lines, counters=_counted(step))
     after = Account(
         username=account.username,
@@ -87,9 +87,9 @@ def decide_all(account: Account, requests: tuple[LoggedRequest, ...], orders: Ma
 def _step(account: Account, logged: LoggedRequest, at: datetime, orders: Mapping[str, Order]) -> Step:
     match logged.request:
         case Deposit() as request:
-            return _deposit(account, request, at)
+            return _bounded(account, _deposit(account, request, at))
         case Withdrawal() as request:
-            return _withdraw(account, request, at)
+            return _bounded(account, _withdraw(account, request, at))
         case OrderPlaced() as request:
             return _place(account, request, logged, at, orders)
         case FenceRequested():
@@ -139,9 +139,19 @@ def _withdraw(account: Account, request: Withdrawal, at: datetime) -> Step:
 
 
 def _place(account: Account, request: OrderPlaced, logged: LoggedRequest, at: datetime, orders: Mapping[str, Order]) -> Step:
+    """Fill the order, or refuse it.
+
+    That its id was used before is said last: an order that is refused anyway writes nothing that could meet the earlier one in the store,
+    so whether the earlier one is known here depends on how requests came into batches, and an outcome must not.
+    """
     oid = order_id(request.username, request.client_order_id or logged.request_id)
-    if oid in orders:
+    step = _bounded(account, _trade(account, request, oid, at))
+    if step.refusal is None and oid in orders:
         return refuse(account, "duplicate-client-order-id", f"client_order_id {request.client_order_id} was used before", "/client_order_id")
+    return step
+
+
+def _trade(account: Account, request: OrderPlaced, oid: str, at: datetime) -> Step:
     match request.order_type:
         case "market_buy":
             return buy(account, request, oid, at)

@@ -67,7 +67,6 @@ class Book:
         buying = request.order_type == "market_buy"
         held = self.holdings.get(request.asset_id, Holding())
         rules = (
-            (name in self.names, "duplicate-client-order-id"),
             (request.order_type.startswith("limit"), "order-type-unsupported"),
             (not facts.is_active, "asset-inactive"),
             (self.clock is not None and self.clock > quote.valid_until, "price-expired"),
@@ -77,6 +76,8 @@ class Book:
             (ceil(value) > Fraction(request.stamp.total_max) * 100, "above-maximum"),
             (buying and ceil(value) + fee > self.cents, "insufficient-funds"),
             (not buying and quantity > held.quantity, "insufficient-holdings"),
+            (buying and held.quantity + quantity >= 10**20, "above-maximum"),
+            (name in self.names, "duplicate-client-order-id"),
         )
         code = next((code for broken, code in rules if broken), None)
         if code:

@@ -170,9 +170,6 @@ def _code(entry: Entry) -> str | None:
 
 
 @pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row.name)
-@pytest.mark.xfail(
-    strict=True, reason="fault: the duplicate is looked for first, so the code depends on whether the earlier order is known, that is on the batch"
-)
 def test_a_refusal_does_not_depend_on_what_is_known(row: Refuses) -> None:
     """The store tells of an earlier order only where a new one is to be written: what is refused anyway is refused alike with and without knowing it."""
     request = replace(row.request, client_order_id="mine")

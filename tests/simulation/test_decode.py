@@ -50,9 +50,6 @@ def test_what_is_no_request_is_unreadable(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 1019, "k\x00", "not a uuid"], ids=["too long for a key", "a control sign", "no UUID"])
-@pytest.mark.xfail(
-    strict=True, reason="fault: any ce_id is taken; of more than 1,018 bytes the store refuses the key (ValidationException), and the partition stops for ever"
-)
 def test_an_id_that_is_no_request_id_is_unreadable(name: str) -> None:
     """A request id is a UUID: it becomes a key of the store, an id of a result and of a command."""
     with pytest.raises(Unreadable):

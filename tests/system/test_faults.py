@@ -145,6 +145,32 @@ async def test_the_origin_is_killed(system: System) -> None:
     await each_once(system, user, keys)
 
 
+async def test_the_store_is_away(system: System) -> None:
+    """What is cached is shown on; a write that the log took is told as pending and settles when the store is back; one that cannot be checked is refused."""
+    user = await system.user("10.00")
+    for path in ("/balance", "/inventory/assets"):
+        await user.read(path)
+    await system.stop("dynamodb")
+    try:
+        assert await within(READ_S, user.balance()) == "10.00"
+        for path in ("/orders", "/balance/transactions", "/portfolio", "/inventory/assets"):
+            answered(await within(READ_S, user.get(path)), 200)
+        answer = await within(AWAY_S, user.deposit("1.00", Prefer="wait=2"))
+        command_id = answered(answer, 202)["command_id"]
+        keyed = await within(AWAY_S, user.deposit("1.00", Idempotency_Key="asked"))
+        assert_try_again(keyed, "asked", {"unavailable"})
+        refused(await within(AWAY_S, user.get(f"/commands/{command_id}")), 503, "unavailable")
+        assert (await system.http.get("/readyz")).status_code == 503
+    finally:
+        await system.start("dynamodb")
+    await eventually(lambda: has_version(user, 2), BACK_S)
+    assert (await user.read(f"/commands/{command_id}"))["state"] == "settled"
+    await settles(user, "1.00", "asked")
+    assert await user.balance() == "12.00"
+    await system.whole()
+    await each_once(system, user, [None, answer.headers["Idempotency-Key"], "asked"])
+
+
 async def test_the_cache_is_emptied(system: System) -> None:
     """Views fill themselves from the ledger, by a read or by the next result, and show the same as before."""
     reader, writer = [await system.user("1000.00") for _ in range(2)]
@@ -179,31 +205,6 @@ async def test_the_cache_is_away(system: System) -> None:
     assert await user.balance() == "950.95"
     refused(await gone.get("/balance"), 401, "unauthorized")
     await system.whole()
-
-
-async def test_the_store_is_away(system: System) -> None:
-    """What is cached is shown on; a write that the log took is told as pending and settles when the store is back; one that cannot be checked is refused."""
-    user = await system.user("10.00")
-    await user.read("/balance")
-    await system.stop("dynamodb")
-    try:
-        assert await within(READ_S, user.balance()) == "10.00"
-        for path in ("/orders", "/balance/transactions", "/portfolio", "/inventory/assets"):
-            answered(await within(READ_S, user.get(path)), 200)
-        answer = await within(AWAY_S, user.deposit("1.00", Prefer="wait=2"))
-        command_id = answered(answer, 202)["command_id"]
-        keyed = await within(AWAY_S, user.deposit("1.00", Idempotency_Key="asked"))
-        assert_try_again(keyed, "asked", {"unavailable"})
-        refused(await within(AWAY_S, user.get(f"/commands/{command_id}")), 503, "unavailable")
-        assert (await system.http.get("/readyz")).status_code == 503
-    finally:
-        await system.start("dynamodb")
-    await eventually(lambda: has_version(user, 2), BACK_S)
-    assert (await user.read(f"/commands/{command_id}"))["state"] == "settled"
-    await settles(user, "1.00", "asked")
-    assert await user.balance() == "12.00"
-    await system.whole()
-    await each_once(system, user, [None, answer.headers["Idempotency-Key"], "asked"])
 
 
 async def test_sigterm(system: System) -> None:
