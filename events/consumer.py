@@ -99,7 +99,6 @@ class Consumer(Generic[T]):
             heartbeat_interval_ms=HEARTBEAT_MS,
             max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
             fetch_max_wait_ms=FETCH_WAIT_MS,
-            retry_backoff_ms=RETRY_BACKOFF_MS,
         )
         client.subscribe([loop.topic], listener=_Rebalance(self))
         self._client = client

@@ -42,6 +42,7 @@ class Subscriber:
         self._handler = handler
         self._streak = Streak()
         self._pending: dict[TopicPartition, int] = {}
+        self._handled: dict[TopicPartition, int] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bootstrap = bootstrap
         self._slot = slot
@@ -141,7 +142,7 @@ class Subscriber:
         await self._bury(letters)
         for record in records:
             self._pending[TopicPartition(record.topic, record.partition)] = record.offset + 1
-        self._measure()
+            self._handled[TopicPartition(record.topic, record.partition)] = record.offset + 1
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
@@ -161,6 +162,7 @@ class Subscriber:
     async def _commit_again_and_again(self) -> None:
         while True:
             await asyncio.sleep(COMMIT_INTERVAL_S)
+            self._measure()
             try:
                 await self._commit()
             except KafkaError as error:
@@ -184,13 +186,14 @@ class Subscriber:
             raise
 
     def _measure(self) -> None:
+        """Set the lag of what was read since the start. Before the first batch of a partition its position is the broker's to know."""
         client = self._client
         if client is None:
             return
-        for tp, offset in self._pending.items():
+        for tp in client.assignment():
             end = client.highwater(tp)
-            if end is not None:
-                LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - offset))
+            if tp in self._handled and end is not None:
+                LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - self._handled[tp]))
 
 
 async def _raw(message: Any) -> Any:

@@ -18,7 +18,7 @@ from events import tracing
 from infra.clock import Ids
 from infra.http_auth import is_public
 from infra.http_health import ADMIN_PATHS
-from infra.http_problems import PROBLEM_CODE, REQUEST_ID, cut_short
+from infra.http_problems import OTHER_METHODS, PROBLEM_CODE, REQUEST_ID, cut_short
 
 log = structlog.get_logger()
 
@@ -74,7 +74,11 @@ class Edge:
         method = str(scope.get("method"))
         with tracing.span(method, SpanKind.SERVER, traceparent=headers.get(b"traceparent"), tracestate=headers.get(b"tracestate")) as opened:
             try:
-                await self._app(scope, receive, answer.send)
+                if methods := _options(scope):
+                    await answer.send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": [(b"allow", methods.encode())]})
+                    await answer.send({"type": "http.response.body", "body": b"", "more_body": False})
+                else:
+                    await self._app(scope, receive, answer.send)
             finally:
                 _describe(opened, method, _route(scope), answer.status)
 
@@ -118,6 +122,13 @@ def _accepted(text: str | None) -> str | None:
 def _as_get(scope: Scope) -> Scope:
     # HEAD is GET without the body (RFC 9110, section 9.3.2); the server behind knows the original method and sends none.
     return cast("Scope", {**scope, "method": "GET"}) if scope.get("method") == "HEAD" else scope
+
+
+def _options(scope: Scope) -> str | None:
+    """What to allow, where it is asked for and several apps share the path; a lone app answers for itself."""
+    lookup = scope.get(OTHER_METHODS) if scope.get("method") == "OPTIONS" else None
+    methods: frozenset[str] = lookup(scope["path"]) if callable(lookup) else frozenset()
+    return ", ".join(sorted(methods)) or None
 
 
 def _route(scope: Scope) -> str:

@@ -135,6 +135,7 @@ def routes(name: str, health: Health) -> list[HTTPRouteHandler]:
 
     @get("/metrics", opt={PUBLIC: True}, include_in_schema=False)
     async def metrics() -> Response[bytes]:
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        # As a header, since a charset would be added to a media type that has one already.
+        return Response(generate_latest(REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return [livez, readyz, summary, metrics]

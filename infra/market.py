@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 MEMORY_S: Final = 1.0
 """How long a process answers from what it read last: an asset or price that it shows is at most this much behind Redis."""
+STALE_S_MAX: Final = 60.0
+"""How old a snapshot may be shown while neither Redis nor the table answers."""
 AWAY_S: Final = 5.0
 """After Redis did not answer the table is read for this long without asking again."""
 ACTIONS_MAX: Final = 100
@@ -143,15 +145,21 @@ class MarketCache:
         self._reading = asyncio.Lock()
         self._snapshot = MarketSnapshot()
         self._raw: Mapping[str, Mapping[str, bytes]] = _NOTHING_READ
-        self._read_at = self._away_until = float("-inf")
+        self._read_at = self._good_at = self._away_until = float("-inf")
 
     async def snapshot(self) -> MarketSnapshot:
-        """Everything at one moment. The same object as before where nothing has changed."""
+        """Everything at one moment. The same object as before where nothing has changed, or where nobody answers, up to `STALE_S_MAX`."""
         if self._is_old():
             async with self._reading:
                 if self._is_old():
                     started = asyncio.get_running_loop().time()
-                    self._snapshot = await self._read()
+                    try:
+                        self._snapshot = await self._read()
+                        self._good_at = started
+                    except DynamoUnavailable as error:
+                        if started - self._good_at > STALE_S_MAX:
+                            raise
+                        log.warning("market is shown from memory: neither cache nor table answers", age_s=round(started - self._good_at, 1), error=str(error))
                     self._read_at = started
         return self._snapshot
 

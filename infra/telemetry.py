@@ -22,6 +22,9 @@ Event = MutableMapping[str, Any]
 
 EXPORT_S: Final = 2.0
 """A collector that is away may hold up neither the process nor its end for longer."""
+REPEAT_S: Final = 10.0
+TEMPLATES_MAX: Final = 500
+TEMPLATE_MAX: Final = 200
 FRAMES_MAX: Final = 30
 CAUSES_MAX: Final = 5
 ERROR_TEXT_MAX: Final = 500
@@ -72,14 +75,42 @@ def _configure_logs(service_name: str, level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shared, renderer],
         )
     )
+    handler.addFilter(Repeats())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
+
+
+class Repeats(logging.Filter):
+    """Passes one line of a library's message in `REPEAT_S`, with the number of those left out since.
+
+    A client whose broker is away says so a thousand times a second: that would push everything else out of logs of a bounded size.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write it; the record gets `repeats` where others were left out."""
+        key = (record.name, str(record.msg)[:TEMPLATE_MAX])
+        said_at, left_out = self._said.get(key, (float("-inf"), 0))
+        if record.created - said_at < REPEAT_S:
+            self._said[key] = (said_at, left_out + 1)
+            return False
+        if len(self._said) >= TEMPLATES_MAX:
+            self._said.clear()
+        self._said[key] = (record.created, 0)
+        if left_out:
+            record.repeats = left_out
+        return True
 
 
 def _with_logger_name(_logger: Any, _method: str, event: Event) -> Event:
     record = event.get("_record")
     if isinstance(record, logging.LogRecord):
         event["logger"] = record.name
+        if repeats := getattr(record, "repeats", 0):
+            event["repeats"] = repeats
     return event
 
 

@@ -5,7 +5,6 @@ What is retried: no answer, 429, and 502 to 504; after the time that `Retry-Afte
 
 import asyncio
 import itertools
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from decimal import Decimal
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Literal, Self
+from zlib import crc32
 
 import httpx
 
@@ -25,6 +25,7 @@ RETRY_S: Final = 90.0
 PAUSE_S: Final = 0.25
 PAUSE_S_MAX: Final = 8.0
 PAUSE_DOUBLINGS_MAX: Final = 10
+SPREAD: Final = 1024
 RETRY_AFTER_S_MAX: Final = 65.0
 """A server may ask for a pause up to this one; rate limits count by the minute."""
 FOLLOW_S: Final = 60.0
@@ -114,7 +115,6 @@ class Client:
 
     def __init__(self, url: str, *, connections_max: int, retry_s: float = RETRY_S) -> None:
         self._retry_s = retry_s
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/"),
             timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, pool=None),
@@ -205,16 +205,18 @@ class Client:
                 if answer.status_code not in _RETRIED:
                     break
                 maybe_taken = maybe_taken or answer.status_code in _MAYBE_TAKEN or _problem(answer).get("code") == "outcome-unknown"
-            pause_s = self._pause(attempt, answer)
+            pause_s = _pause_s(attempt, answer, call)
             if time.perf_counter() - started + pause_s > self._retry_s:
                 break
             await asyncio.sleep(pause_s)
         return _Tried(answer, maybe_taken, error)
 
-    def _pause(self, attempt: int, answer: httpx.Response | None) -> float:
-        asked = answer.headers.get("retry-after", "") if answer is not None else ""
-        pause_s = min(float(asked), RETRY_AFTER_S_MAX) if asked.isdigit() else min(PAUSE_S * 2.0 ** min(attempt, PAUSE_DOUBLINGS_MAX), PAUSE_S_MAX)
-        return pause_s * self._jitter.uniform(1.0, 1.25)
+
+def _pause_s(attempt: int, answer: httpx.Response | None, call: _Call) -> float:
+    """What the answer asks for, else ever longer; up to a quarter more by the call's key, so that many callers do not come back in step."""
+    asked = answer.headers.get("retry-after", "") if answer is not None else ""
+    pause_s = min(float(asked), RETRY_AFTER_S_MAX) if asked.isdigit() else min(PAUSE_S * 2.0 ** min(attempt, PAUSE_DOUBLINGS_MAX), PAUSE_S_MAX)
+    return pause_s * (1 + crc32(f"{call.path} {call.key} {attempt}".encode()) % SPREAD / (4 * SPREAD))
 
 
 def _outcome(tried: _Tried, seconds: float) -> Outcome:

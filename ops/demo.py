@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import secrets
 import sys
 import time
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra.clock import Ids, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.ledger import Ledger
 from infra.settings import Settings
@@ -63,10 +63,11 @@ def demo(
         raise typer.BadParameter(f"at most {ORDERS_EACH_MAX} orders for each user", param_hint="--orders")
     try:
         target = find(url, home)
-        result = asyncio.run(_run(target, Size(users, orders, concurrency, seed)))
-    except (NoTarget, ClientError, DynamoUnavailable) as error:
-        err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from None
+        result = asyncio.run(_run(target, Size(users, orders, concurrency, seed), SystemIds()))
+    except (NoTarget, ClientError) as error:
+        raise _stopped(str(error)) from None
+    except DynamoUnavailable as error:
+        raise _stopped(f"The ledger cannot be read ({error}). For a system that `cnop up` did not start here name its engine with CNOP_DYNAMODB_URL.") from None
     except KeyboardInterrupt:
         err.print("Interrupted.")
         raise typer.Exit(130) from None
@@ -138,7 +139,7 @@ class Result:
         }
 
 
-async def _run(target: Target, size: Size) -> Result:
+async def _run(target: Target, size: Size, ids: Ids) -> Result:
     if target.is_embedded:
         use_embedded_credentials()
     async with AsyncExitStack() as stack:
@@ -146,8 +147,8 @@ async def _run(target: Target, size: Size) -> Result:
         await dynamo.ping()  # before anything is sent: without the ledger there is no proof
         client = await stack.enter_async_context(Client(target.origin_url, connections_max=size.concurrency, retry_s=RETRY_S))
         market = await _market(client)
-        suffix = secrets.token_hex(4)
-        sessions = await _users(client, [f"demo_{suffix}_{number}" for number in range(size.users)])
+        suffix = ids.new()[-8:]
+        sessions = await _users(client, [Session(f"demo_{suffix}_{number}", f"{ids.new()}_Aa") for number in range(size.users)])
         result = Result()
         steps = plan(market, users=size.users, orders=size.orders, seed=size.seed)
         await _drive(client, list(zip(sessions, steps, strict=True)), size.concurrency, result)
@@ -163,20 +164,19 @@ async def _market(client: Client) -> list[Listed]:
     return market
 
 
-async def _users(client: Client, usernames: Sequence[str]) -> list[Session]:
-    """Registered and logged in."""
+async def _users(client: Client, sessions: Sequence[Session]) -> Sequence[Session]:
+    """The same, registered and logged in."""
     slots = asyncio.Semaphore(LOGINS_AT_ONCE)
 
-    async def one(username: str, bar: Bar) -> Session:
-        session = Session(username, f"{secrets.token_urlsafe(18)}aA1!")
+    async def one(session: Session, bar: Bar) -> None:
         async with slots:
-            await client.register(NewUser(username, session.password, f"{username}@example.com", "Demo", "Trader"))
+            await client.register(NewUser(session.username, session.password, f"{session.username}@example.com", "Demo", "Trader"))
             await client.log_in(session)
         bar.step()
-        return session
 
-    with Bar("users", len(usernames), console=err) as bar:
-        return list(await asyncio.gather(*(one(username, bar) for username in usernames)))
+    with Bar("users", len(sessions), console=err) as bar:
+        await asyncio.gather(*(one(session, bar) for session in sessions))
+    return sessions
 
 
 async def _drive(client: Client, lanes: Sequence[tuple[Session, list[Step]]], concurrency: int, result: Result) -> None:
@@ -246,6 +246,11 @@ async def _refused_in_ledger(ledger: Ledger, result: Result) -> int:
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:
     """Nearest rank; None of nothing."""
     return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 1) if ordered else None
+
+
+def _stopped(why: str) -> typer.Exit:
+    err.print(f"[bold red]Error:[/] {escape(why)}", soft_wrap=True)
+    return typer.Exit(1)
 
 
 def _report(result: Result, *, as_json: bool) -> None:

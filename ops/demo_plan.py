@@ -3,16 +3,18 @@
 A step that is to be refused is refused for one reason only, whatever the fees and however prices move a little meanwhile.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final
+from hashlib import sha256
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 SETTLED: Final = "settled"
 DEPOSIT: Final = Decimal(250_000)
-REFUSED_SHARE: Final = 0.08
-SELL_SHARE: Final = 0.4
+REFUSED_PERCENT: Final = 8
+SELL_PERCENT: Final = 40
 WITHDRAWAL_EACH: Final = 25
 """After so many orders a user takes out some cash; the last time too much."""
 ORDER_VALUE_MIN, ORDER_VALUE_MAX = 20, 2_000
@@ -48,55 +50,76 @@ class Step:
         return str(self.body.get("order_type") or self.path.rsplit("/", 1)[-1])
 
 
+class Chance:
+    """Draws from a seed: the same ones on every machine and with every release of Python."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._drawn = 0
+
+    def below(self, bound: int) -> int:
+        """A whole number from 0 to below the bound."""
+        self._drawn += 1
+        return int.from_bytes(sha256(f"{self._seed} {self._drawn}".encode()).digest()) % bound
+
+    def percent(self, share: int) -> bool:
+        """True in so many of a hundred cases."""
+        return self.below(100) < share
+
+    def one_of(self, things: Sequence[T]) -> T:
+        """One of them."""
+        return things[self.below(len(things))]
+
+
 @dataclass(slots=True)
 class _Trader:
     """One user as the plan believes it to stand."""
 
     market: Sequence[Listed]
     inactive: Sequence[Listed]
-    chance: random.Random
+    chance: Chance
     cash: Decimal = Decimal(0)
     holdings: dict[str, Decimal] = field(default_factory=dict)
 
     def deposit(self) -> Step:
-        amount = DEPOSIT + Decimal(self.chance.randrange(100_000)) / 100
+        amount = DEPOSIT + Decimal(self.chance.below(100_000)) / 100
         self.cash += amount
         return Step("/balance/deposit", {"amount": str(amount)})
 
     def withdraw(self, *, too_much: bool) -> Step:
         if too_much:
             return Step("/balance/withdraw", {"amount": "999999.99"}, "insufficient-funds")
-        amount = Decimal(self.chance.randrange(100, 10_000)) / 100
+        amount = Decimal(100 + self.chance.below(9_900)) / 100
         self.cash -= amount
         return Step("/balance/withdraw", {"amount": str(amount)})
 
     def order(self) -> Step:
-        if self.chance.random() < REFUSED_SHARE:
+        if self.chance.percent(REFUSED_PERCENT):
             return self.refused()
-        if self.holdings and self.chance.random() < SELL_SHARE:
+        if self.holdings and self.chance.percent(SELL_PERCENT):
             return self.sell()
         return self.buy()
 
     def buy(self) -> Step:
-        asset = self.chance.choice(self.market)
-        quantity = _quantity(asset, Decimal(self.chance.randint(ORDER_VALUE_MIN, ORDER_VALUE_MAX)))
+        asset = self.chance.one_of(self.market)
+        quantity = _quantity(asset, Decimal(ORDER_VALUE_MIN + self.chance.below(ORDER_VALUE_MAX - ORDER_VALUE_MIN)))
         self.cash -= quantity * asset.price
         self.holdings[asset.asset_id] = self.holdings.get(asset.asset_id, Decimal(0)) + quantity
         return _order("market_buy", asset.asset_id, quantity)
 
     def sell(self) -> Step:
-        asset_id = self.chance.choice(sorted(self.holdings))
+        asset_id = self.chance.one_of(sorted(self.holdings))
         asset = next(listed for listed in self.market if listed.asset_id == asset_id)
         held = self.holdings.pop(asset_id)
         half = _quantity(asset, held * asset.price / 2)
-        sold = half if half < held and held * asset.price > HALVED_FROM and self.chance.random() < SELL_SHARE else held
+        sold = half if half < held and held * asset.price > HALVED_FROM and self.chance.percent(SELL_PERCENT) else held
         if sold < held:
             self.holdings[asset_id] = held - sold
         self.cash += sold * asset.price * SAFETY
         return _order("market_sell", asset_id, sold)
 
     def refused(self) -> Step:
-        asset = self.chance.choice(self.market)
+        asset = self.chance.one_of(self.market)
         dearest = max(self.market, key=lambda listed: listed.price)
         steps = [
             _order("market_buy", asset.asset_id, _quantity(asset, UNAFFORDABLE), "insufficient-funds"),
@@ -105,14 +128,14 @@ class _Trader:
             Step("/orders", {"asset_id": dearest.asset_id, "order_type": "market_buy", "quantity": TINY}, "below-minimum"),
         ]
         if self.inactive:
-            steps.append(_order("market_buy", self.chance.choice(self.inactive).asset_id, Decimal(1), "asset-inactive"))
-        return self.chance.choice(steps)
+            steps.append(_order("market_buy", self.chance.one_of(self.inactive).asset_id, Decimal(1), "asset-inactive"))
+        return self.chance.one_of(steps)
 
 
 def plan(market: Sequence[Listed], *, users: int, orders: int, seed: int) -> list[list[Step]]:
     """The steps of each user, to be taken in their order: `orders` orders in all, and deposits and withdrawals beside them."""
     active, inactive = [listed for listed in market if listed.is_active], [listed for listed in market if not listed.is_active]
-    chance = random.Random(seed)  # noqa: S311 - a plan that can be repeated, not a secret
+    chance = Chance(seed)
     shares = [orders // users + (user < orders % users) for user in range(users)]
     return [_steps(_Trader(active, inactive, chance), share) for share in shares]
 
