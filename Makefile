@@ -91,7 +91,7 @@ with (folder / ".making").open("w") as lock:  # ".lock" is uv's own
         if not uv.exists():
             environment(folder / "uv")
         run(folder / "uv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", "bootstrap.lock")
-        run(uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", "requirements.lock")
+        run(uv, "pip", "sync", "--quiet", "--compile-bytecode", "--python", python, "--require-hashes", "requirements.lock")
         run(uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--no-build-isolation", "-e", ".")
         ready.write_text(wanted)
     ready.touch()

@@ -190,7 +190,14 @@ def _door(machines: Machines, clock: Clock, settings: Settings) -> Door:
 
 def _desk(machines: Machines, clock: Clock, settings: Settings) -> orders.OrderDesk:
     market = MarketCache(machines.cache, MarketStore(machines.dynamo))
-    return orders.OrderDesk(market, clock, quote_age_max_s=settings.quote_age_max_s, fee_bps=settings.fee_bps, total_max=settings.order_total_max)
+    return orders.OrderDesk(
+        market,
+        clock,
+        price_age_max_s=settings.price_age_max_s,
+        quote_age_max_s=settings.quote_age_max_s,
+        fee_bps=settings.fee_bps,
+        total_max=settings.order_total_max,
+    )
 
 
 def _sessions(machines: Machines, denylist: Denylist, clock: Clock, ids: Ids, settings: Settings) -> identity.Sessions:

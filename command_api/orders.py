@@ -14,7 +14,7 @@ from infra.clock import Clock
 from infra.http import ProblemError
 from infra.market import MarketCache
 from schemas.bodies import PlaceOrder
-from schemas.instants import EPOCH
+from schemas.instants import EPOCH, rfc3339
 from schemas.market import Asset, AssetFacts, Quote
 from schemas.money import ZERO, plain, significant_scale
 from schemas.requests import OrderPlaced, OrderStamp
@@ -27,9 +27,10 @@ UNSTAMPED: Final = OrderStamp(Quote(ZERO, 0, EPOCH, EPOCH), AssetFacts(0, ZERO, 
 class OrderDesk:
     """Checks orders against the market and stamps them. `fee_bps` in basis points, `total_max` in the home currency."""
 
-    def __init__(self, market: MarketCache, clock: Clock, *, quote_age_max_s: float, fee_bps: int, total_max: Decimal) -> None:
+    def __init__(self, market: MarketCache, clock: Clock, *, price_age_max_s: float, quote_age_max_s: float, fee_bps: int, total_max: Decimal) -> None:
         self._market = market
         self._clock = clock
+        self._price_age_max = timedelta(seconds=price_age_max_s)
         self._quote_age_max = timedelta(seconds=quote_age_max_s)
         self._fee_bps = fee_bps
         self._total_max = total_max
@@ -43,6 +44,8 @@ class OrderDesk:
         price = await self._market.price(order.asset_id)
         if price is None:
             raise ProblemError("price-unavailable", f"There is no price of {asset.asset_id} now.")
+        if now - price.at > self._price_age_max:
+            raise ProblemError("price-unavailable", f"The last price of {asset.asset_id} is of {rfc3339(price.at)}: too old to trade at.")
         quote = Quote(price.price, price.sequence, now, now + self._quote_age_max)
         facts = AssetFacts(asset.quantity_scale, asset.minimum_quantity, asset.is_active, self._fee_bps)
         return replace(order, stamp=OrderStamp(quote, facts, self._total_max))

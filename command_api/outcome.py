@@ -171,7 +171,8 @@ class Door:
             try:
                 await self._publisher.publish(REQUESTS, envelope)
             except Unavailable:
-                raise _problem(command, "unavailable", "The log of requests cannot be reached. Nothing was sent.") from None
+                earlier = " An earlier call with this key may still be on its way: keep the key." if command.call.is_own_key else ""
+                raise _problem(command, "unavailable", f"The log of requests cannot be reached. This call sent nothing.{earlier}") from None
             except OutcomeUnknown:
                 log.warning("request not acknowledged", event_id=command.request_id, type=envelope.type)
                 raise _problem(command, "outcome-unknown", "The log did not acknowledge the request in time.", Location=command.location) from None

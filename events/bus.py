@@ -52,6 +52,7 @@ class Bus:
         self._producer: AIOKafkaProducer | None = None
         self._acknowledge_s = acknowledge_s
         self._reachable = False
+        self._on_the_way: set[str] = set()
 
     @property
     def reachable(self) -> bool:
@@ -110,13 +111,20 @@ class Bus:
         return True
 
     async def publish(self, topic: str, envelope: Envelope, partition: int | None = None) -> None:
-        """Returns when every replica in sync has the event. Raises Unavailable, OutcomeUnknown or TooLarge; never retries with a new record."""
+        """Returns when every replica in sync has the event. Raises Unavailable, OutcomeUnknown or TooLarge; never retries with a new record.
+
+        While an event that was told as unknown may still arrive, the same id is told as unknown again, also where the broker is away by
+        then: "nothing was sent" would be true of this call and a lie about the request.
+        """
+        if envelope.id in self._on_the_way:
+            PUBLISHED.labels(topic, "unknown").inc()
+            raise OutcomeUnknown("an earlier event of this id was handed over and is not acknowledged yet")
         if self._producer is None or not self._reachable:
             PUBLISHED.labels(topic, "unavailable").inc()
             raise Unavailable("no broker answers")
         with PUBLISH_S.labels(topic).time():
             acknowledged = await self._hand_over(self._producer, topic, envelope, partition)
-            await self._acknowledge(topic, acknowledged)
+            await self._acknowledge(topic, envelope.id, acknowledged)
         PUBLISHED.labels(topic, "acknowledged").inc()
 
     async def _hand_over(self, producer: AIOKafkaProducer, topic: str, envelope: Envelope, partition: int | None) -> "asyncio.Future[object]":
@@ -132,16 +140,18 @@ class Bus:
             PUBLISHED.labels(topic, "unavailable").inc()
             raise Unavailable(str(error) or "no metadata or buffer space in time") from error
 
-    async def _acknowledge(self, topic: str, acknowledged: "asyncio.Future[object]") -> None:
+    async def _acknowledge(self, topic: str, event_id: str, acknowledged: "asyncio.Future[object]") -> None:
         try:
             await asyncio.wait_for(asyncio.shield(acknowledged), self._acknowledge_s)
         except (KafkaError, TimeoutError) as error:
             self._reachable = self._reachable and not isinstance(error, TimeoutError)
-            acknowledged.add_done_callback(_forget)
+            # Bounded by the client's own buffer, which holds the batch until it is acknowledged.
+            self._on_the_way.add(event_id)
+            acknowledged.add_done_callback(lambda future: self._arrived(event_id, future))
             PUBLISHED.labels(topic, "unknown").inc()
             raise OutcomeUnknown(str(error) or f"not acknowledged within {self._acknowledge_s} s") from error
 
-
-def _forget(future: "asyncio.Future[object]") -> None:
-    if not future.cancelled():
-        future.exception()
+    def _arrived(self, event_id: str, future: "asyncio.Future[object]") -> None:
+        self._on_the_way.discard(event_id)
+        if not future.cancelled():
+            future.exception()

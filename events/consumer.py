@@ -155,9 +155,13 @@ class Consumer(Generic[T]):
 
     async def close_lanes(self, within_s: float) -> None:
         """Stop serving all partitions: each finishes its batch, within a bound."""
-        lanes, self._lanes = list(self._lanes.values()), {}
+        lanes, given_up = list(self._lanes.values()), list(self._lanes)
+        self._lanes = {}
         for lane in lanes:
             lane.close()
+        for tp in given_up:
+            with suppress(KeyError):
+                LAG.remove(self._loop.group, tp.topic, tp.partition)
         tasks = [lane.task for lane in lanes if lane.task]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=within_s)

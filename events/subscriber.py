@@ -27,6 +27,7 @@ log = structlog.get_logger()
 COMMIT_INTERVAL_S: Final = 0.1
 STOP_S: Final = 5.0
 """How long the batch in hand may take when the process stops."""
+POSITION_S: Final = 1.0
 POLL_WAIT_MS: Final = 5
 """An empty poll sleeps this long once more, so it is what a reply may wait for nothing."""
 
@@ -42,7 +43,8 @@ class Subscriber:
         self._handler = handler
         self._streak = Streak()
         self._pending: dict[TopicPartition, int] = {}
-        self._handled: dict[TopicPartition, int] = {}
+        self._in_hand: dict[TopicPartition, int] = {}
+        self._measured: set[TopicPartition] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bootstrap = bootstrap
         self._slot = slot
@@ -130,6 +132,7 @@ class Subscriber:
         readable: list[Inbound] = []
         letters: list[DeadLetter] = []
         by_place = {(record.topic, record.partition, record.offset): record for record in records}
+        self._in_hand = {TopicPartition(record.topic, record.partition): record.offset for record in reversed(records)}
         for record in records:
             try:
                 readable.append(inbound(record))
@@ -142,7 +145,7 @@ class Subscriber:
         await self._bury(letters)
         for record in records:
             self._pending[TopicPartition(record.topic, record.partition)] = record.offset + 1
-            self._handled[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        self._in_hand = {}
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
@@ -162,7 +165,7 @@ class Subscriber:
     async def _commit_again_and_again(self) -> None:
         while True:
             await asyncio.sleep(COMMIT_INTERVAL_S)
-            self._measure()
+            await self._measure()
             try:
                 await self._commit()
             except KafkaError as error:
@@ -185,15 +188,23 @@ class Subscriber:
             self._pending = {**pending, **self._pending}
             raise
 
-    def _measure(self) -> None:
-        """Set the lag of what was read since the start. Before the first batch of a partition its position is the broker's to know."""
+    async def _measure(self) -> None:
+        """Set the lag of every partition that is read here, and forget those that are not any more.
+
+        What is in hand counts as not read. The position is the client's: it stands past the markers of transactions, which are no records.
+        """
         client = self._client
-        if client is None:
-            return
-        for tp in client.assignment():
-            end = client.highwater(tp)
-            if tp in self._handled and end is not None:
-                LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - self._handled[tp]))
+        assigned: set[TopicPartition] = client.assignment() if client else set()
+        for tp in self._measured - assigned:
+            LAG.remove(self._group, tp.topic, tp.partition)
+        self._measured &= assigned
+        for tp in assigned:
+            end = client.highwater(tp) if client else None
+            if end is not None:
+                with suppress(TimeoutError, IllegalStateError):
+                    position = await asyncio.wait_for(client.position(tp), POSITION_S) if client else 0
+                    LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - self._in_hand.get(tp, position)))
+                    self._measured.add(tp)
 
 
 async def _raw(message: Any) -> Any:

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     withdraw_day_limit: Amount = Field(default="10000000.00", validate_default=True)
     order_total_max: Amount = Field(default="10000000.00", validate_default=True)
     fee_bps: int = Field(default=0, ge=0, le=1_000, description="Fee on orders in basis points of their value")
+    price_age_max_s: float = Field(default=300.0, gt=0, description="Orders are refused price-unavailable where the last published price is older than this")
     quote_age_max_s: float = Field(default=30.0, gt=0, description="A market order decided later than this after its quote is refused price-expired")
     auth_requests_per_minute: int = Field(default=240, ge=1, description="Requests to /auth/register, login and refresh per client address")
     login_attempts_per_minute: int = Field(default=10, ge=1, description="Logins per client address and username")

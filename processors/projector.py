@@ -109,7 +109,7 @@ class Projector:
                 await self._market.put_assets(assets)
                 await self._market.put_prices(prices)
         if assets or prices:
-            log.info("market projected", assets=len(assets), prices=len(prices))
+            log.debug("market projected", assets=len(assets), prices=len(prices))
 
     def _measure(self, arrived: Sequence[tuple[Inbound, Arrived]], projected: Projected) -> None:
         now = self._clock.now()

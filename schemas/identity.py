@@ -28,6 +28,8 @@ def _username(value: str) -> str:
 
 
 def _password(value: SecretStr) -> SecretStr:
+    if not PASSWORD_MIN <= len(value) <= PASSWORD_MAX:
+        raise ValueError(f"must have {PASSWORD_MIN} to {PASSWORD_MAX} characters")
     missing = [name for rule, name in _PASSWORD_RULES if not rule.search(value.get_secret_value())]
     if missing:
         raise ValueError(f"must have {', '.join(missing)}")
@@ -60,7 +62,7 @@ def _phone(value: object) -> object:
 
 
 UsernameField = Annotated[str, Field(min_length=USERNAME_MIN, max_length=USERNAME_MAX), AfterValidator(_username)]
-NewPassword = Annotated[SecretStr, Field(min_length=PASSWORD_MIN, max_length=PASSWORD_MAX), AfterValidator(_password)]
+NewPassword = Annotated[SecretStr, AfterValidator(_password), Field(json_schema_extra={"minLength": PASSWORD_MIN, "maxLength": PASSWORD_MAX})]
 EmailField = Annotated[str, Field(min_length=3, max_length=254), AfterValidator(_email)]
 NameField = Annotated[str, Field(min_length=1, max_length=50), AfterValidator(_name)]
 PhoneField = Annotated[str, BeforeValidator(_phone)]

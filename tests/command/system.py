@@ -100,9 +100,10 @@ def settings_of(addresses: Addresses, folder: Path, **changes: Any) -> Settings:
 
 
 async def _list_assets(store: MarketStore) -> None:
-    for asset_id, is_active in (("BTC", True), ("OFF", False), ("NEW", True)):
+    for asset_id, is_active in (("BTC", True), ("OFF", False), ("NEW", True), ("OLD", True)):
         await store.list_asset(_asset(asset_id, is_active=is_active))
-    await store.put_prices([PriceChanged("BTC", PRICE, 1, SystemClock().now() - timedelta(seconds=1))])
+    now = SystemClock().now()
+    await store.put_prices([PriceChanged("BTC", PRICE, 1, now - timedelta(seconds=1)), PriceChanged("OLD", PRICE, 1, now - timedelta(minutes=10))])
 
 
 def _asset(asset_id: str, *, is_active: bool) -> Asset:

@@ -117,6 +117,7 @@ async def test_buy_and_sell(system: System) -> None:
         ({"asset_id": "NOPE"}, (422, "unknown-asset", ["/asset_id"])),
         ({"asset_id": "OFF"}, (422, "asset-inactive", ["/asset_id"])),
         ({"asset_id": "NEW"}, (503, "price-unavailable", [])),
+        ({"asset_id": "OLD"}, (503, "price-unavailable", [])),
         ({"asset_id": "B!"}, (422, "validation-failed", ["/asset_id"])),
         ({"quantity": "0.00001"}, (422, "below-minimum", ["/quantity"])),
         ({"quantity": "0.123456789"}, (422, "validation-failed", ["/quantity"])),

@@ -25,6 +25,7 @@ class FakeBus:
         self.state: State = "up"
         self.log: list[tuple[str, Envelope]] = []
         self._read = read
+        self._on_the_way: set[str] = set()
         self._unread: asyncio.Queue[tuple[str, Envelope]] = asyncio.Queue()
 
     @property
@@ -45,6 +46,8 @@ class FakeBus:
 
     async def publish(self, topic: str, envelope: Envelope, partition: int | None = None) -> None:
         """See `Bus`."""
+        if self.state != "up" and envelope.id in self._on_the_way:
+            raise OutcomeUnknown("an earlier event of this id is not acknowledged yet")
         if self.state == "away":
             raise Unavailable("no broker answers")
         if len(envelope.value) > REQUEST_BYTES_MAX:
@@ -52,4 +55,5 @@ class FakeBus:
         self.log.append((topic, envelope))
         self._unread.put_nowait((topic, envelope))
         if self.state == "silent":
+            self._on_the_way.add(envelope.id)
             raise OutcomeUnknown("not acknowledged")
