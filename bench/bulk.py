@@ -44,7 +44,7 @@ async def bulk(kafka: str, requests: int, accounts: int) -> float:
     everything = asyncio.Event()
 
     async def count(batch: Sequence[Inbound]) -> list[tuple[Inbound, str]]:
-        seen.update(record.envelope.causation_id or "" for record in batch)
+        seen.update(record.envelope.causation_id or "" for record in batch if record.envelope.subject.startswith(f"bench_{run}_"))
         if len(seen) >= requests:
             everything.set()
         return []

@@ -15,9 +15,11 @@ from typing import Any, Final, Self
 
 import aioboto3
 import stamina
+from aiobotocore.parsers import AioJSONParser
 from aiohttp import ClientError as HttpError
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.serialize import JSONSerializer
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
@@ -56,6 +58,10 @@ CALL_S: Final = Histogram("cnop_dynamodb_seconds", "DynamoDB calls", ["operation
 FAULTS: Final = Counter("cnop_dynamodb_faults_total", "DynamoDB calls that failed for a passing reason", ["operation", "code"])
 
 
+_FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {}
+"""The field names of each dataclass that was written, since asking for them costs more than an item's whole coding."""
+
+
 class DynamoUnavailable(RuntimeError):
     """A passing fault: throttled, in conflict, away, or no answer in time. What a write did is then unknown."""
 
@@ -82,6 +88,7 @@ class Dynamo:
 
     async def __aenter__(self) -> Self:
         self.client = await self._stack.enter_async_context(aioboto3.Session().client("dynamodb", endpoint_url=self._endpoint_url, config=self._config))
+        _straighten(self.client)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -112,6 +119,37 @@ class Dynamo:
         await self.call("describe_table", TableName=TABLES[0].name)
 
 
+class _AsTheyAre(JSONSerializer):  # type: ignore[misc] # the SDK has no types
+    """Parameters are sent as they are: items here are in DynamoDB's own JSON already, and there is no blob to encode."""
+
+    def _serialize(self, serialized: dict[str, Any], value: Mapping[str, Any], shape: Any, key: str | None = None) -> None:  # noqa: ARG002
+        serialized.update(value)
+
+
+class _AsTheyCame(AioJSONParser):  # type: ignore[misc] # the SDK has no types
+    """Answers are taken as they come, for the same reason. Errors are read by the model as ever."""
+
+    def _handle_json_body(self, raw_body: bytes, shape: Any) -> Any:  # noqa: ARG002
+        return self._parse_body_as_json(raw_body)
+
+
+class _Parsers:
+    def __init__(self) -> None:
+        self._parser = _AsTheyCame()
+
+    def create_parser(self, protocol_name: str) -> _AsTheyCame:  # noqa: ARG002
+        return self._parser
+
+
+def _straighten(client: Any) -> None:
+    """Take the SDK's walk over every node of every item out of the way: it took a third of settlement's time, and changes nothing.
+
+    These are the SDK's internals. Should they move, the ledger's contract suite fails at its first call.
+    """
+    client._serializer = _AsTheyAre()  # noqa: SLF001
+    client._endpoint._response_parser_factory = _Parsers()  # noqa: SLF001
+
+
 def error_code(error: ClientError) -> str:
     """DynamoDB's name of an error."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -122,7 +160,7 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def to_attribute(value: object) -> Attribute:  # noqa: C901, PLR0911 - one case a type
+def to_attribute(value: object) -> Attribute:  # noqa: PLR0911 - one case a type
     """A value as DynamoDB's typed JSON. Dataclasses and mappings become maps, without their None fields. TypeError for a float."""
     match value:
         case str():
@@ -137,8 +175,6 @@ def to_attribute(value: object) -> Attribute:  # noqa: C901, PLR0911 - one case 
             return {"S": rfc3339(value)}
         case None:
             return {"NULL": True}
-        case bytes():
-            return {"B": value}
         case Mapping():
             return {"M": {str(name): to_attribute(part) for name, part in value.items() if part is not None}}
         case list() | tuple():
@@ -150,8 +186,15 @@ def to_attribute(value: object) -> Attribute:  # noqa: C901, PLR0911 - one case 
 
 def to_item(value: object) -> Item:
     """A dataclass as an item's attributes, without its None fields."""
-    pairs = ((field.name, getattr(value, field.name)) for field in fields(value))  # type: ignore[arg-type] # a dataclass instance
+    pairs = ((name, getattr(value, name)) for name in _names(type(value)))
     return {name: to_attribute(part) for name, part in pairs if part is not None}
+
+
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(field.name for field in fields(kind))
+    return names
 
 
 def from_attribute(attribute: Mapping[str, Any]) -> Any:

@@ -403,7 +403,7 @@ def versions(entries: Sequence[Entry]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "ä€𝄞", 0, -5, 10**30, Decimal("1.50"), LONGEST, -TINY, True, False, None, [], [1, ["x"]], {}, {"a": {"b": []}}, b"\x00\xff"], ids=repr
+    "value", ["", "ä€𝄞", 0, -5, 10**30, Decimal("1.50"), LONGEST, -TINY, True, False, None, [], [1, ["x"]], {}, {"a": {"b": []}}], ids=repr
 )
 def test_the_codec_gives_back_what_it_took(value: object) -> None:
     """Text, numbers, truth, nothing, lists and maps."""
