@@ -4,7 +4,6 @@ It is ready while Kafka, DynamoDB and Redis answer. At start it waits for each o
 absence, refusing what it cannot do.
 """
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,11 +19,11 @@ from command_api.call import ReadCall, read_caller
 from command_api.outcome import Door
 from command_api.passwords import Passwords, TooManyPasswords
 from events.bus import Bus
-from infra import http_problems, telemetry
+from infra import http_problems
 from infra.cache import Cache, CacheUnavailable, Denylist, Views
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.http import Auth, Background, DoorApp, Health, Policy, ProblemError, RateLimiter, build_app, by_address, run_process, serve
+from infra.http import Auth, Background, DoorApp, Health, Policy, ProblemError, RateLimiter, be, build_app, by_address
 from infra.identity import IdentityStore, RefreshFamilies
 from infra.ledger import Ledger
 from infra.ledger_bound import BoundedReads, TooManyReads
@@ -56,15 +55,7 @@ class StartFailed(RuntimeError):
 
 def run(settings: Settings) -> None:
     """Be the command API until told to stop."""
-    flush = telemetry.configure(NAME, settings)
-
-    async def main(stop: asyncio.Event) -> None:
-        await serve(build(settings), settings.host, settings.port, stop, settings.shutdown_s)
-
-    try:
-        run_process(main, shutdown_s=settings.shutdown_s)
-    finally:
-        flush()
+    be(NAME, settings, lambda: build(settings), settings.port)
 
 
 def build(settings: Settings) -> DoorApp:

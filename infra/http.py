@@ -23,7 +23,7 @@ from infra.http_health import Health
 from infra.http_limits import Policy, RateLimiter, by_address, client_address
 from infra.http_problems import ProblemError, invalid_fields
 from infra.http_request import BODY_BYTES_MAX, JsonRequest
-from infra.http_serve import PortTaken, serve
+from infra.http_serve import PortTaken, be, serve
 from infra.process import Background, BackgroundFailed, run_process
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "RateLimiter",
     "Revocations",
     "admin_app",
+    "be",
     "build_app",
     "by_address",
     "client_address",

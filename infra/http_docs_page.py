@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, Final
 
+from infra import schema_table
 from infra.http_edge import API
 
-DEPTH_MAX: Final = 4
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _STYLE: Final = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8882}
@@ -78,12 +78,12 @@ def _parameters(document: Schema, parameters: Iterable[Schema]) -> str:
         (
             f"{parameter['name']}{'' if parameter.get('required') else '?'}",
             parameter["in"],
-            _kind(document, parameter.get("schema", {})),
+            schema_table.kind(document, parameter.get("schema", {})),
             parameter.get("description", ""),
         )
         for parameter in parameters
     ]
-    return "<h3>Parameters</h3>" + _table(rows) if rows else ""
+    return "<h3>Parameters</h3>" + schema_table.table(rows) if rows else ""
 
 
 def _body(document: Schema, body: Schema | None) -> str:
@@ -95,7 +95,7 @@ def _body(document: Schema, body: Schema | None) -> str:
 def _responses(document: Schema, responses: Mapping[str, Schema]) -> str:
     parts = ["<h3>Answers</h3>"]
     for status, response in responses.items():
-        resolved = _resolved(document, response)
+        resolved = schema_table.resolved(document, response)
         parts.append(f"<p><code>{escape(status)}</code> {escape(resolved.get('description', ''))}</p>")
         if "$ref" not in response:
             parts.extend(_schema(document, content.get("schema", {})) for content in resolved.get("content", {}).values())
@@ -103,57 +103,5 @@ def _responses(document: Schema, responses: Mapping[str, Schema]) -> str:
 
 
 def _schema(document: Schema, schema: Schema) -> str:
-    rows = list(_rows(document, schema, "", DEPTH_MAX))
-    return _table(rows) if rows else f"<p><code>{escape(_kind(document, schema))}</code></p>"
-
-
-def _rows(document: Schema, schema: Schema, prefix: str, depth: int) -> Iterable[tuple[str, str, str]]:
-    resolved = _resolved(document, schema)
-    if "items" in resolved:
-        resolved = _resolved(document, resolved["items"])
-        prefix = f"{prefix}[]" if not prefix.endswith("[]") else prefix
-    required = resolved.get("required", ())
-    for name, member in resolved.get("properties", {}).items():
-        path = f"{prefix}.{name}" if prefix else name
-        yield f"{path}{'' if name in required else '?'}", _kind(document, member), _resolved(document, member).get("description", "")
-        if depth:
-            yield from _rows(document, member, path, depth - 1)
-
-
-def _kind(document: Schema, schema: Schema) -> str:
-    """A type in a few words: "string | null, date-time, ≥ 1"."""
-    resolved = _resolved(document, schema)
-    choices = resolved.get("anyOf") or resolved.get("oneOf")
-    if choices:
-        return " | ".join(dict.fromkeys(_kind(document, choice) for choice in choices))
-    kind = resolved.get("type", "any")
-    words = [" | ".join(kind) if isinstance(kind, list) else str(kind)]
-    if kind == "array":
-        words = [f"array of {_kind(document, resolved.get('items', {}))}"]
-    words += [str(resolved["format"])] if "format" in resolved else []
-    words += [f"one of {', '.join(map(str, resolved['enum']))}"] if "enum" in resolved else []
-    for key, sign in (
-        ("const", "="),
-        ("minimum", "≥"),
-        ("maximum", "≤"),
-        ("exclusiveMinimum", ">"),
-        ("minLength", "length ≥"),
-        ("maxLength", "length ≤"),
-        ("pattern", "~"),
-    ):
-        words += [f"{sign} {resolved[key]}"] if key in resolved else []
-    return ", ".join(words)
-
-
-def _resolved(document: Schema, schema: Schema) -> Schema:
-    while "$ref" in schema:
-        target: Any = document
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        schema = target
-    return schema
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    lines = ("".join(f"<td>{f'<code>{escape(cell)}</code>' if place == 0 else escape(cell)}</td>" for place, cell in enumerate(row)) for row in rows)
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    lines = list(schema_table.rows(document, schema))
+    return schema_table.table(lines) if lines else f"<p><code>{escape(schema_table.kind(document, schema))}</code></p>"

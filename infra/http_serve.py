@@ -5,7 +5,7 @@ import contextlib
 import errno
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
@@ -13,7 +13,9 @@ import structlog
 import uvicorn
 
 from infra.http_health import Health
-from infra.process import Background
+from infra.process import Background, run_process
+from infra.settings import Settings
+from infra.telemetry import configure
 
 log = structlog.get_logger()
 
@@ -54,6 +56,22 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals are `infra.process`'s."""
         yield
+
+
+def be(name: str, settings: Settings, build: Callable[[], App], port: int) -> None:
+    """Be the process that serves this app until it is told to stop; call it as the last thing of the main thread.
+
+    `build` makes the app, not yet connected, on the loop that will serve it. SystemExit with a status that is not 0 where anything fails.
+    """
+    flush = configure(name, settings)
+
+    async def main(stop: asyncio.Event) -> None:
+        await serve(build(), settings.host, port, stop, settings.shutdown_s)
+
+    try:
+        run_process(main, shutdown_s=settings.shutdown_s)
+    finally:
+        flush()
 
 
 async def serve(app: App, host: str, port: int, stop: asyncio.Event, shutdown_s: float) -> None:

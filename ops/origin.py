@@ -1,6 +1,5 @@
 """The local one-origin process: both doors behind one port, told apart by method, as nginx does it where they are processes of their own."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,9 +8,8 @@ from typing import Any, Final
 from litestar.routes import HTTPRoute
 
 from command_api import main as command_api
-from infra import telemetry
 from infra.clock import Ids, SystemIds
-from infra.http import API, Background, DoorApp, Health, admin_app, run_process, serve
+from infra.http import API, Background, DoorApp, Health, admin_app, be
 from infra.http_docs import Merged
 from infra.http_health import JointHealth
 from infra.http_problems import OTHER_METHODS
@@ -25,16 +23,7 @@ _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 def run(settings: Settings) -> None:
     """Serve both doors until the process is told to stop. SystemExit with status 1 where something fails."""
-    flush = telemetry.configure(NAME, settings)
-
-    async def main(stop: asyncio.Event) -> None:
-        origin = Origin(command_api.build(settings), query_api.build(settings), SystemIds())
-        await serve(origin, settings.host, settings.port, stop, settings.shutdown_s)
-
-    try:
-        run_process(main, shutdown_s=settings.shutdown_s)
-    finally:
-        flush()
+    be(NAME, settings, lambda: Origin(command_api.build(settings), query_api.build(settings), SystemIds()), settings.port)
 
 
 class Origin:

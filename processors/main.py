@@ -4,7 +4,6 @@ A processor waits a bounded time for its machines at the start. A background tas
 and it goes on from the committed offsets.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -22,15 +21,14 @@ from infra.cache import Views
 from infra.cache_client import Cache, CacheUnavailable
 from infra.clock import SystemClock, SystemIds, pause
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.http import admin_app
+from infra.http import DoorApp, admin_app
 from infra.http_health import Health
-from infra.http_serve import serve
+from infra.http_serve import be
 from infra.ledger import Ledger
 from infra.ledger_bound import BoundedReads
 from infra.market import MarketCache, MarketStore
-from infra.process import Background, run_process
+from infra.process import Background
 from infra.settings import Settings
-from infra.telemetry import configure
 from processors import market, projector, settlement
 
 log = structlog.get_logger()
@@ -47,14 +45,10 @@ def run(name: str, settings: Settings) -> None:
     """Run the processor of that name until SIGTERM. SystemExit with a status that is not 0 where it fails; ValueError for an unknown name."""
     if name not in PROCESSORS:
         raise ValueError(f"no processor is called {name!r}; there are {', '.join(PROCESSORS)}")
-    flush = configure(f"cnop-{name}", settings)
-    try:
-        run_process(partial(_serve, name, settings), shutdown_s=settings.shutdown_s)
-    finally:
-        flush()
+    be(f"cnop-{name}", settings, lambda: _app(name, settings), settings.admin_port)
 
 
-async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
+def _app(name: str, settings: Settings) -> DoorApp:
     health, background = Health(), Background()
 
     @asynccontextmanager
@@ -62,8 +56,7 @@ async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
         async with PROCESSORS[name](settings, health, background):
             yield
 
-    app = admin_app(f"cnop-{name}", ids=SystemIds(), health=health, background=background, lifespan=[parts])
-    await serve(app, settings.host, settings.admin_port, stop, settings.shutdown_s)
+    return admin_app(f"cnop-{name}", ids=SystemIds(), health=health, background=background, lifespan=[parts])
 
 
 @asynccontextmanager

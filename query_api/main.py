@@ -1,6 +1,5 @@
 """The read door's composition root: builds everything once and passes it down."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from typing import Any, Final
 from litestar import Litestar, Request, Response, Router
 from litestar.di import Provide
 
-from infra import http_problems, telemetry
+from infra import http_problems
 from infra.cache import Cache, Denylist, Views
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.http import Auth, DoorApp, Health, ProblemError, Revocations, build_app, run_process, serve
+from infra.http import Auth, DoorApp, Health, ProblemError, Revocations, be, build_app
 from infra.identity import IdentityStore
 from infra.ledger import Ledger, LedgerReads
 from infra.ledger_bound import BoundedReads, TooManyReads
@@ -41,15 +40,7 @@ _PROBLEMS: Final[dict[type[Exception], tuple[str, str]]] = {
 
 def run(settings: Settings) -> None:
     """Be the query API until told to stop."""
-    flush = telemetry.configure(NAME, settings)
-
-    async def main(stop: asyncio.Event) -> None:
-        await serve(build(settings), settings.host, settings.port, stop, settings.shutdown_s)
-
-    try:
-        run_process(main, shutdown_s=settings.shutdown_s)
-    finally:
-        flush()
+    be(NAME, settings, lambda: build(settings), settings.port)
 
 
 def build(settings: Settings) -> DoorApp:
