@@ -43,6 +43,10 @@ class TooLarge(ValueError):
     """The record is over the topic's limit: refused before anything was sent."""
 
 
+class PublisherDead(RuntimeError):
+    """The client's sender has ended, after an error that it cannot come back from: the process must be started anew."""
+
+
 class Bus:
     """A door's publisher. `start` waits for the first connection; `watch` must run as a held task: it tells whether a broker answers."""
 
@@ -93,8 +97,10 @@ class Bus:
             log.warning("publisher stopped with unacknowledged events", within_s=within_s)
 
     async def watch(self) -> None:
-        """Ask for metadata again and again; runs until it is cancelled."""
+        """Ask for metadata again and again; runs until it is cancelled. PublisherDead where the client will never send again."""
         while True:
+            if self._producer is not None and self._producer._sender.sender_task.done():  # noqa: SLF001 - the client tells of it in no other way
+                raise PublisherDead("the Kafka client's sender has ended")
             reachable = await self._answers()
             if reachable != self._reachable:
                 log.warning("broker reachable" if reachable else "broker away")
