@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import aioboto3
+import orjson
 import stamina
 from aiobotocore.parsers import AioJSONParser
 from aiohttp import ClientError as HttpError
@@ -122,15 +123,16 @@ class Dynamo:
 class _AsTheyAre(JSONSerializer):  # type: ignore[misc] # the SDK has no types
     """Parameters are sent as they are: items here are in DynamoDB's own JSON already, and there is no blob to encode."""
 
-    def _serialize(self, serialized: dict[str, Any], value: Mapping[str, Any], shape: Any, key: str | None = None) -> None:  # noqa: ARG002
-        serialized.update(value)
+    def serialize_to_request(self, parameters: Mapping[str, Any], operation_model: Any) -> dict[str, Any]:
+        request: dict[str, Any] = super().serialize_to_request({}, operation_model)
+        return {**request, "body": orjson.dumps(parameters)}
 
 
 class _AsTheyCame(AioJSONParser):  # type: ignore[misc] # the SDK has no types
     """Answers are taken as they come, for the same reason. Errors are read by the model as ever."""
 
     def _handle_json_body(self, raw_body: bytes, shape: Any) -> Any:  # noqa: ARG002
-        return self._parse_body_as_json(raw_body)
+        return orjson.loads(raw_body) if raw_body else {}
 
 
 class _Parsers:
@@ -142,12 +144,16 @@ class _Parsers:
 
 
 def _straighten(client: Any) -> None:
-    """Take the SDK's walk over every node of every item out of the way: it took a third of settlement's time, and changes nothing.
+    """Take three things out of the SDK's way that took half of settlement's time and change nothing.
 
-    These are the SDK's internals. Should they move, the ledger's contract suite fails at its first call.
+    The first is its walk over every node of every item, there and back. The second works the endpoint out anew for every call, from each item
+    of the call; ours is the one that was found when the client was made. The third builds the same user agent again for every call.
+    These are the SDK's internals: should they move, the ledger's contract suite fails at its first call.
     """
     client._serializer = _AsTheyAre()  # noqa: SLF001
     client._endpoint._response_parser_factory = _Parsers()  # noqa: SLF001
+    client._ruleset_resolver = None  # noqa: SLF001
+    client.meta.events.unregister("request-created.dynamodb", client._user_agent_creator.rebuild_and_replace_user_agent_handler)  # noqa: SLF001
 
 
 def error_code(error: ClientError) -> str:

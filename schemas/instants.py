@@ -10,7 +10,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def rfc3339(instant: datetime) -> str:
     """`2026-11-25T08:21:42.123Z`: millisecond precision, since that is what a broker's append time has."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    if instant.tzinfo is not UTC:
+        instant = instant.astimezone(UTC)
+    return instant.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

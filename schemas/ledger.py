@@ -14,6 +14,8 @@ from schemas.money import EXACT, ZERO, Figure
 from schemas.requests import OrderType, TimeInForce
 
 AccountStatus = Literal["active", "parked"]
+ParkCause = Literal["undecodable", "decision", "store-refused"]
+"""Why an account's work failed: its item cannot be read, deciding its request raised, or the store does not take what was decided."""
 OrderStatus = Literal["open", "completed", "cancelled", "expired"]
 House = Literal["customer", "world", "market", "fees"]
 
@@ -113,10 +115,44 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """Since when, why and from which record on an account's requests wait.
+
+    (`partition`, `offset`) is the place of the first request that waited, `at` its time. `drained` is the offset of the last waiting request
+    that was decided since: what waits lies behind it.
+    """
+
+    partition: int
+    offset: int
+    at: Instant
+    cause: ParkCause
+    drained: int | None = None
+
+    @property
+    def before(self) -> int:
+        """The offset behind which requests wait."""
+        return self.offset - 1 if self.drained is None else self.drained
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """What the entry of a parking, or of one step of draining, tells.
+
+    `status` is the account's after it, `drained` the ids of the requests whose results this step tells, in their order. `cause`: why the account
+    was parked, or why the draining stopped before its next request. `goes_on`: a further step was asked for with this one.
+    """
+
+    status: AccountStatus
+    cause: ParkCause | None = None
+    drained: tuple[str, ...] = ()
+    goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """An account's whole state but for its orders. One that does not exist is an empty account of version 0.
 
-    `at` is the time of its last decision: later decisions are never earlier than it.
+    `at` is the time of its last decision: later decisions are never earlier than it. `parked` is there while it is parked.
     """
 
     username: str
@@ -126,6 +162,7 @@ class Account:
     cash: Mapping[str, CashLine] = field(default_factory=lambda: _NO_CASH)
     positions: Mapping[str, Position] = field(default_factory=lambda: _NO_POSITIONS)
     counters: Counters = Counters()
+    parked: Parked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +170,9 @@ class Entry:
     """What one decided request left: its dedupe marker, its outcome and a line of the account's history in one.
 
     `version` is the account's version after it. `kind` is the request's class name, `payload` what the client asked in canonical
-    form. (`partition`, `offset`) is the place of the request in its topic.
+    form. (`partition`, `offset`) is the place of the request in its topic. `value` is what its result record carries, once that was made:
+    see `schemas.results.result_value`. `parking` is set in the entry of a parking or a draining; `drained_by`, in the entry of a request that
+    waited, is the id of the draining that decided it, whose record tells its result.
     """
 
     request_id: str
@@ -149,3 +188,6 @@ class Entry:
     lines: Lines
     postings: tuple[Posting, ...] = ()
     refusal: Refusal | None = None
+    value: bytes | None = field(default=None, init=False, compare=False, repr=False)
+    parking: Parking | None = None
+    drained_by: str | None = None

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.instants import Instant, rfc3339
 from schemas.market import AssetFacts, Quote
-from schemas.money import EXACT, Amount, plain
+from schemas.money import Amount, short
 
 USERNAME_PATTERN: Final = r"^[a-z0-9_]{6,30}$"
 Username = Annotated[str, StringConstraints(pattern=USERNAME_PATTERN)]
@@ -90,7 +90,14 @@ class FenceRequested:
     username: Username
 
 
-AccountRequest = Deposit | Withdrawal | OrderPlaced | FenceRequested
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """Decide what waits in a parked account, in its order, as much of it as one step takes. From operators, and from settlement for the next step."""
+
+    username: Username
+
+
+AccountRequest = Deposit | Withdrawal | OrderPlaced | FenceRequested | DrainRequested
 
 REQUEST_TYPES: Final[dict[str, type[AccountRequest]]] = {f"cnop.account.{kind.__name__}.v1": kind for kind in get_args(AccountRequest)}
 """CloudEvents type → class."""
@@ -127,6 +134,16 @@ def order_id(username: str, name: str) -> str:
     return "ord_" + uuid5(REQUEST_NAMESPACE, f"{username}\norder\n{name}").hex
 
 
+def parking_id(username: str, partition: int, offset: int) -> str:
+    """Id of the entry that an account's parking leaves: UUIDv5 of the username and the place of the record that caused it."""
+    return str(uuid5(REQUEST_NAMESPACE, f"{username}\nparked\n{partition}\n{offset}"))
+
+
+def next_drain_id(drain_id: str) -> str:
+    """Id of the draining step that follows one: the same at every emission."""
+    return str(uuid5(UUID(drain_id), "next"))
+
+
 def request_type(request: AccountRequest) -> str:
     """The CloudEvents type of a request."""
     return f"cnop.account.{type(request).__name__}.v1"
@@ -159,17 +176,19 @@ def canonical(request: AccountRequest) -> dict[str, str]:
 
     5000, 5000.0 and "5000.00" are the same amount; the door's stamp does not count.
     """
-    fields = {name: _spelled(getattr(request, name)) for name in type(request).__dataclass_fields__ if name != "stamp"}
-    return {"type": type(request).__name__, **{name: text for name, text in fields.items() if text is not None}}
+    said = {"type": type(request).__name__}
+    for name in type(request).__dataclass_fields__:
+        value = getattr(request, name)
+        if value is not None and name != "stamp":
+            said[name] = value if type(value) is str else _spelled(value)
+    return said
 
 
-def _spelled(value: Any) -> str | None:
+def _spelled(value: Any) -> str:
     match value:
         case Decimal():
-            return plain(value.normalize(EXACT)) if value else "0"
+            return short(value) if value else "0"
         case datetime():
             return rfc3339(value)
-        case None:
-            return None
         case _:
             return str(value)

@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.instants import Instant
-from schemas.ledger import Entry, Lines, Posting, Refusal
+from schemas.ledger import Entry, Lines, Parking, Posting, Refusal
 
 RESULT_NAMESPACE: Final = UUID("0c0d5c9e-58f0-5a1c-8d6a-7f7b2f2a9e11")
 
@@ -20,6 +20,7 @@ class Result:
 
     `version` is the account's version after it: the results of an account have every version exactly once. `lines` are the lines
     that it touched with their values after it, never the whole account. `refusal` is set, and `postings` empty, where it was refused.
+    `parking` is set where the account was parked or drained: then `lines` touch nothing, and its counters are not to be taken.
     """
 
     username: str
@@ -31,9 +32,18 @@ class Result:
     lines: Lines
     postings: tuple[Posting, ...] = ()
     refusal: Refusal | None = None
+    parking: Parking | None = None
 
 
-_SETTLED: Final = {"Deposit": "DepositSettled", "Withdrawal": "WithdrawalSettled", "FenceRequested": "CommandFenced"}
+PARKED: Final = "AccountParked"
+"""The kind of the entry and the name of the result of a parking, which nobody asked for."""
+_SETTLED: Final = {
+    "Deposit": "DepositSettled",
+    "Withdrawal": "WithdrawalSettled",
+    "FenceRequested": "CommandFenced",
+    PARKED: PARKED,
+    "DrainRequested": "AccountDrained",
+}
 _REFUSED: Final = {"Deposit": "DepositRejected", "Withdrawal": "WithdrawalRejected", "OrderPlaced": "OrderRejected"}
 _BY_ORDER_STATUS: Final = {"open": "OrderAccepted", "completed": "OrderFilled", "cancelled": "OrderCancelled", "expired": "OrderExpired"}
 
@@ -66,6 +76,38 @@ def result_of(entry: Entry) -> Result:
         lines=Lines(lines.counters, dict(sorted(lines.cash.items())), dict(sorted(lines.positions.items())), lines.order),
         postings=entry.postings,
         refusal=entry.refusal,
+        parking=entry.parking,
+    )
+
+
+def result_value(entry: Entry) -> bytes:
+    """The value of an entry's result record: made once, then kept with the entry, in memory as in the store.
+
+    What is emitted again is therefore what was stored, to the byte, also where a later release would write it in another way.
+    """
+    return entry.value or _keep(entry, encode_result(result_of(entry)))
+
+
+def entry_of(value: bytes, *, partition: int, offset: int, correlation_id: str, trace_id: str, drained_by: str | None = None) -> Entry:
+    """The entry whose result this is the value of, with the place of its request and the ids that its headers carry. UnreadableResult."""
+    result = decode_result(value)
+    entry = Entry(
+        request_id=result.request_id,
+        username=result.username,
+        version=result.version,
+        at=result.at,
+        kind=result.kind,
+        payload=result.payload,
+        partition=partition,
+        offset=offset,
+        correlation_id=correlation_id,
+        trace_id=trace_id,
+        lines=result.lines,
+        postings=result.postings,
+        refusal=result.refusal,
+        value=value,
+        parking=result.parking,
+        drained_by=drained_by,
     )
 
 
@@ -99,3 +141,9 @@ def decode_result(value: bytes | None) -> Result:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise UnreadableResult(f"/{'/'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+
+
+def _keep(entry: Entry, value: bytes) -> bytes:
+    # A copy of the entry does not take it along: `replace` leaves out what its constructor does not take.
+    object.__setattr__(entry, "value", value)
+    return value

@@ -60,6 +60,18 @@ def order_sk(order_id: str) -> str:
     return f"ORDER#{order_id}"
 
 
+PARKED_PREFIX: Final = "PARKED#"
+PARKED_PK: Final = "PARKED"
+"""Partition key of the list of parked accounts: one item for each, its sort key the username."""
+PARTITION_DIGITS: Final = 5
+OFFSET_DIGITS: Final = 20
+
+
+def parked_sk(partition: int, offset: int) -> str:
+    """Sort key of a request that waits in a parked account: zero-padded, so that text order is the order of the log."""
+    return f"{PARKED_PREFIX}{partition:0{PARTITION_DIGITS}d}#{offset:0{OFFSET_DIGITS}d}"
+
+
 def asset_version(asset_id: str, version: int) -> str:
     """Sort key of the entries-by-asset index: zero-padded, so that text order is version order."""
     return f"{asset_id}#{version:0{VERSION_DIGITS}d}"

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import assert_never
+from typing import Final, assert_never
 
 from processors.domain.orders import buy, sell
 from processors.domain.steps import Step, refuse
-from schemas.ledger import Account, CashLine, Counters, Entry, Order, Posting
+from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Posting
 from schemas.money import INTEGER_DIGITS_MAX, ZERO, currency_scale, exact, plain, round_down, significant_scale
 from schemas.requests import Deposit, FenceRequested, LoggedRequest, OrderPlaced, Withdrawal, canonical, order_id
 from schemas.views import moves_cash
+
+DAY_DIGITS: Final = len("2026-11-25")
 
 
 class BrokenInvariant(RuntimeError):
@@ -40,8 +42,8 @@ def decide(account: Account, logged: LoggedRequest, orders: Mapping[str, Order])
     """
     at = max(logged.at, account.at)
     today = _counters_of(account.counters, at)
-    step = _step(replace(account, counters=today), logged, at, orders)
-    lines = replace(step.lines, counters=_counted(step))
+    step = _step(account if today is account.counters else replace(account, counters=today), logged, at, orders)
+    lines = Lines(_counted(step), step.lines.cash, step.lines.positions, step.lines.order)
     after = Account(
         username=account.username,
         version=account.version + 1,
@@ -173,7 +175,7 @@ def _transfer(amount: Decimal, unit: str) -> tuple[Posting, ...]:
 
 def _counters_of(counters: Counters, at: datetime) -> Counters:
     """The counters on the day of `at`: what was moved on an earlier day no longer counts."""
-    day = f"{at:%Y-%m-%d}"
+    day = at.isoformat()[:DAY_DIGITS]
     return counters if counters.day == day else replace(counters, day=day, deposited=ZERO, withdrawn=ZERO)
 
 
@@ -203,12 +205,12 @@ def hold_invariants(before: Account, after: Account, entry: Entry) -> None:
             moved[posting.unit] = moved.get(posting.unit, ZERO) + posting.amount
     _must(not any(totals.values()), "legs sum to zero per unit")
     for unit in moved.keys() | entry.lines.cash.keys() | entry.lines.positions.keys():
-        _must(_owned(after, unit) - _owned(before, unit) == moved.get(unit, ZERO), f"the line of {unit} changes by its legs")
+        _must(_owned(after, unit) - _owned(before, unit) == moved.get(unit, ZERO), "a line changes by its legs", unit)
     for unit, line in entry.lines.cash.items():
-        _must(line.available >= ZERO and line.held >= ZERO, f"{unit} is not negative")
+        _must(line.available >= ZERO and line.held >= ZERO, "nothing is negative", unit)
     for unit, position in entry.lines.positions.items():
-        _must(min(position.available, position.held, position.cost_basis) >= ZERO, f"{unit} is not negative")
-        _must(bool(position.quantity) or not position.cost_basis, f"no cost of {unit} is left where nothing is owned")
+        _must(min(position.available, position.held, position.cost_basis) >= ZERO, "nothing is negative", unit)
+        _must(bool(position.quantity) or not position.cost_basis, "no cost is left where nothing is owned", unit)
 
 
 def _owned(account: Account, unit: str) -> Decimal:
@@ -216,6 +218,6 @@ def _owned(account: Account, unit: str) -> Decimal:
     return line.available + line.held if line else ZERO
 
 
-def _must(holds: bool, rule: str) -> None:
+def _must(holds: bool, rule: str, unit: str = "") -> None:
     if not holds:
-        raise BrokenInvariant(rule)
+        raise BrokenInvariant(f"{unit}: {rule}" if unit else rule)

@@ -492,7 +492,7 @@ async def test_settlement_gets_through(dynamo: Dynamo, user: str, script: list[t
         for number, request in enumerate([deposit("100.00"), buy("1", "60"), buy("1", "60"), withdrawal("5")])
         for who, name in enumerate((user, f"{user}_2"))
     ]
-    results = await settle(batch)
+    results = (await settle(batch)).results
     assert not faulty.script
     assert [result.causation_id for result in results] == [read.logged.request_id for read in batch]
     assert [result.sequence for result in results] == [1, 1, 2, 2, 3, 3, 4, 4]
