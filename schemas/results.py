@@ -105,10 +105,11 @@ def entry_of(value: bytes, *, partition: int, offset: int, correlation_id: str, 
         lines=result.lines,
         postings=result.postings,
         refusal=result.refusal,
-        value=value,
         parking=result.parking,
         drained_by=drained_by,
     )
+    _keep(entry, value)
+    return entry
 
 
 def result_type(result: Result) -> str:
