@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 CODE := command_api query_api processors events schemas infra ops tests bench
 
-.PHONY: help up down status logs demo test check bench fmt lock clean
+.PHONY: help up down status logs demo test check bench soak fmt lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ check: $(READY) ## Lint, format, types, import rules
 
 bench: $(READY) ## Measure throughput and latency
 	$(BIN)/python -m bench $(ARGS)
+
+MINUTES ?= 15
+soak: $(READY) ## Kill, pause and cut everything under load, then audit the books (MINUTES=15)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 fmt: $(READY) ## Format the code
 	$(BIN)/ruff check --fix-only --exit-zero $(CODE)

@@ -1,81 +1,148 @@
-"""`make bench`: settlement in bulk beside the store's raw limit, and callers who wait for their outcome.
+"""`make bench`: every measurement, or one of them. What each figure is and how it is taken: docs/performance.md.
 
-It starts a stack in a temporary folder, measures, prints a table, writes `bench/results/latest.json`, and leaves nothing running.
+It starts systems in temporary folders, measures, prints a table, writes `bench/results/latest.json`, and leaves nothing running.
 """
 
-import json
-import os
-import platform
-import subprocess
-import sys
-import tempfile
+import signal
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-import uvloop
 from rich.console import Console
-from rich.table import Table
 
-from bench.bulk import bulk, raw_limit
-from bench.callers import callers
-from infra.local.stack import Stack
+from bench import bulk as bulk_runs
+from bench import growth as growths
+from bench import recovery as recoveries
+from bench.callers import CALLERS, Callers, told
+from bench.figures import around, show, write
+from bench.generator import NotMeasured, ensure
+from bench.mix import WEIGHTS
+from bench.profiling import NO_PROFILER
+from bench.stage import SETTINGS, SETTLEMENT, Stage, stage
+from infra.local.home import LocalError
 
-RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
-app = typer.Typer(add_completion=False)
+FUNCTIONS: Final = 40
+STARTED: Final = time.monotonic()
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="Measure the running system of this home instead of one of its own.")]
+Requests = Annotated[int, typer.Option(help="Requests of a bulk run.", min=1_000)]
+Accounts = Annotated[int, typer.Option(help="Accounts that they are spread over.", min=1)]
+Slots = Annotated[int, typer.Option(help="Settlement processes, and raw writers.", min=1, max=2)]
+Seconds = Annotated[float, typer.Option(help="Length of each run with callers.", min=1)]
+Kills = Annotated[int, typer.Option(help="Kills of each kind.", min=1)]
 
 
 @app.command()
-def main(
-    requests: Annotated[int, typer.Option(help="Requests of the bulk run")] = 20_000,
-    accounts: Annotated[int, typer.Option(help="Accounts that they are spread over")] = 2_000,
-    calls: Annotated[int, typer.Option(help="Calls of each interactive run")] = 1_000,
+def bulk(requests: Requests = 100_000, accounts: Accounts = 2_000, slots: Slots = 1, home: Home = None) -> None:
+    """Settlement of a backlog, beside the raw limit of the same run."""
+    with stage(home, say, processes=(SETTLEMENT,), slots=slots) as at:
+        show(bulk_runs.compared(at, requests, accounts, slots, say), out)
+
+
+@app.command()
+def callers(seconds: Seconds = 10, home: Home = None) -> None:
+    """One caller, many callers, many writers of one account, readers."""
+    with stage(home, say) as at:
+        show(_callers(at, seconds), out)
+
+
+@app.command()
+def recovery(kills: Kills = recoveries.KILLS, home: Home = None) -> None:
+    """Time without results after kill -9 of settlement: same slot, other slot."""
+    with stage(home, say) as at:
+        show(_recovery(at, kills), out)
+
+
+@app.command()
+def growth(requests: Requests = 100_000, home: Home = None) -> None:
+    """Cost with much stored over cost with little: accounts, and entries of one account."""
+    with stage(home, say) as at:
+        show({**_entries(at, requests), **growths.accounts(at, requests, 1, say)}, out)
+
+
+@app.command()
+def profile(
+    requests: Requests = 40_000, accounts: Accounts = 2_000, top: Annotated[int, typer.Option(help="Functions to list.")] = FUNCTIONS, home: Home = None
 ) -> None:
-    """Measure throughput and latency on this machine."""
-    with tempfile.TemporaryDirectory(prefix="cnop-bench-") as folder:
-        stack = Stack(Path(folder), env={"CNOP_PORT": "0"}, say=lambda part, text: print(f"{part:10} {text}", file=sys.stderr, flush=True))
-        addresses = stack.up(hold=True)
-        os.environ.update(stack.environment())
-        try:
-            figures = uvloop.run(_measure(addresses.origin_url, requests, accounts, calls))
-        finally:
-            stack.down()
-    _tell(figures)
+    """Where the CPU of a bulk run goes: by process, and by function of settlement."""
+    with stage(home, say, processes=(SETTLEMENT, "projector")) as at:
+        measured, samples = bulk_runs.profiled(at, requests, accounts)
+    show({"cpu_s_per_1000": measured.cpu_per_thousand}, out)
+    for title, rows in (("in itself", samples.own), ("with all it called", samples.whole)):
+        out.print(f"\n{title}")
+        for name, part in rows[:top]:
+            out.print(f"{part:6.1%}  {name}", markup=False)
+    if not samples.own:
+        say(NO_PROFILER)
 
 
-async def _measure(url: str, requests: int, accounts: int, calls: int) -> dict[str, Any]:
-    kafka, store = os.environ["CNOP_KAFKA"], os.environ["CNOP_DYNAMODB_URL"]
-    raw_per_s = await raw_limit(store, requests, accounts)
-    bulk_per_s = await bulk(kafka, requests, accounts)
-    one = await callers(url, calls=calls // 4, at_once=1)
-    many = await callers(url, calls=calls, at_once=32)
+@app.callback(invoke_without_command=True)
+def everything(
+    context: typer.Context,
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything: three minutes instead of ten.")] = False,
+    slots: Slots = 1,
+) -> None:
+    """Measure throughput and latency on this machine. Without a command: everything, written to bench/results/latest.json as well."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end in good order, like Ctrl-C
+    if context.invoked_subcommand is None:
+        figures = _everything(quick=quick, slots=slots)
+        show(figures, out)
+        write(figures)
+
+
+def _everything(*, quick: bool, slots: int) -> dict[str, Any]:
+    requests, work, seconds, kills = (20_000, 10_000, 3.0, 1) if quick else (100_000, growths.WORK_REQUESTS, 10.0, recoveries.KILLS)
+    figures = {**around(), "quick": quick, "slots": slots, "mix_percent": dict(WEIGHTS), "requests": requests, "settings": dict(SETTINGS)}
+    with stage(None, say, processes=(SETTLEMENT,), slots=slots) as at:
+        figures |= bulk_runs.compared(at, requests, 2_000, slots, say)
+        figures |= growths.accounts(at, requests, slots, say, work=work)
+    with stage(None, say) as at:
+        figures |= _callers(at, seconds)
+        figures |= _recovery(at, kills)
+        figures |= _entries(at, requests)
+    with stage(None, say, processes=(SETTLEMENT, "projector")) as at:
+        figures |= bulk_runs.with_projector(at, 2 * work, 2_000, 1)
+    return figures
+
+
+def _callers(at: Stage, seconds: float) -> dict[str, Any]:
+    people = Callers(at, ensure(say))
+    say(f"one caller, then {CALLERS}, then writers of one account, then readers; load by {people.generator.name}")
     return {
-        "bulk_per_s": round(bulk_per_s),
-        "bulk_raw_per_s": round(raw_per_s),
-        "bulk_ratio": round(bulk_per_s / raw_per_s, 3),
-        "single_p50_ms": one.p50_ms,
-        "single_p99_ms": one.p99_ms,
-        "interactive_per_s": many.per_s,
-        "interactive_p50_ms": many.p50_ms,
-        "interactive_p99_ms": many.p99_ms,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "commit": _commit(),
+        "generator": people.generator.name,
+        **told(people.deposits(1, seconds), "single"),
+        **told(people.trading(seconds), "interactive"),
+        **told(people.on_one_account(seconds), "hot_interactive"),
+        "reads": people.reads(seconds / 3),
     }
 
 
-def _commit() -> str:
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607 - git of whoever measures
-    return told.stdout.strip()
+def _recovery(at: Stage, kills: int) -> dict[str, Any]:
+    return {**recoveries.recovery(at, kills, say), **recoveries.takeover(at, kills, say)}
 
 
-def _tell(figures: dict[str, Any]) -> None:
-    table = Table("figure", "value")
-    for name, value in figures.items():
-        table.add_row(name, str(value))
-    Console().print(table)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
+def _entries(at: Stage, requests: int) -> dict[str, Any]:
+    return growths.entries(at, Callers(at, ensure(say)), requests, say)
+
+
+def say(text: str) -> None:
+    """Progress, for whoever waits."""
+    err.print(f"{time.monotonic() - STARTED:6.1f} s  {text}", style="dim", markup=False)
+
+
+def main() -> None:
+    """Run; what a user can act on is a message and no traceback."""
+    try:
+        app()
+    except (LocalError, NotMeasured) as error:
+        err.print(str(error), style="red", markup=False)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -1,60 +1,113 @@
-"""Callers who wait for their outcome, over HTTP, with a generator on the same cores (it is Python: it takes its part of them)."""
+"""Callers over HTTP, through the origin: writers that wait for their outcome, and readers."""
 
-import asyncio
+import json
 import secrets
-from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 
+from bench.figures import in_ms
+from bench.generator import Generator, Job, NotMeasured, Run
+from bench.stage import Stage
+from infra.clock import SystemClock, SystemIds
+from infra.tokens import TokenSigner
+
 API: Final = "/api/v1"
-TIMEOUT_S: Final = 60.0
-USERS: Final = 20
-WARM_UP_CALLS: Final = 50
+TIMEOUT_S: Final = 30.0
+CALLERS: Final = 32
+USERS: Final = 8
+"""Of many callers: each has some of the connections, and a process of the generator."""
+WRITERS_OF_ONE: Final = 16
+WARM_UP_S: Final = 2.0
+DEPOSIT: Final = json.dumps({"amount": "10.00"})
+FUNDS: Final = json.dumps({"amount": "1000000.00"})
+READS: Final = {"portfolio": "/portfolio", "balance": "/balance", "holdings": "/assets/balances", "orders": "/orders"}
+HISTORY: Final = "/balance/transactions"
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What some callers saw."""
+class Callers:
+    """Users of a running system, with tokens signed by its own key: their accounts begin empty."""
 
-    per_s: int
-    p50_ms: float
-    p99_ms: float
+    def __init__(self, at: Stage, generator: Generator) -> None:
+        environment = at.environment
+        self.url = at.addresses.origin_url + API
+        self.generator = generator
+        self._signer = TokenSigner.from_file(Path(environment["CNOP_JWT_PRIVATE_KEY_FILE"]), SystemClock(), SystemIds())
+
+    def token(self, username: str = "") -> str:
+        """An access token of that user, or of a new one."""
+        return self._signer.sign(username or f"bench_{secrets.token_hex(6)}", "bench").text
+
+    def deposits(self, callers: int, seconds: float) -> Run:
+        """One user each, who deposits again and again."""
+        return self._warmed([Job(f"{self.url}/balance/deposit", self.token(), 1, DEPOSIT) for _ in range(callers)], seconds)
+
+    def trading(self, seconds: float) -> Run:
+        """Many callers: half of the users deposit, half buy at the market."""
+        buyers = [self._funded() for _ in range(USERS // 2)]
+        buy = json.dumps({"asset_id": self._asset(buyers[0]), "order_type": "market_buy", "quantity": "0.001"})
+        each = CALLERS // USERS
+        jobs = [Job(f"{self.url}/orders", token, each, buy) for token in buyers]
+        return self._warmed(jobs + [Job(f"{self.url}/balance/deposit", self.token(), each, DEPOSIT) for _ in range(USERS - len(jobs))], seconds)
+
+    def on_one_account(self, seconds: float) -> Run:
+        """Many writers, one user."""
+        return self._warmed([Job(f"{self.url}/balance/deposit", self.token(), WRITERS_OF_ONE, DEPOSIT)], seconds)
+
+    def alone(self, username: str, path: str, seconds: float, body: str = "") -> Run:
+        """One caller of one user."""
+        return self.generator.run([Job(self.url + path, self.token(username), 1, body)], seconds)
+
+    def reads(self, seconds: float) -> dict[str, dict[str, float]]:
+        """Each kind of read by many callers, without a Consistency-Token and with one that is satisfied."""
+        tokens = [self._funded(orders=3) for _ in range(USERS)]
+        told = {}
+        for name, path in READS.items():
+            seen = [self.get(token, path) for token in tokens]
+            for suffix, with_token in (("", False), ("_consistent", True)):
+                headers = [(("Consistency-Token", answer.headers["Consistency-Token"]),) if with_token else () for answer in seen]
+                jobs = [Job(self.url + path, token, CALLERS // USERS, headers=extra) for token, extra in zip(tokens, headers, strict=True)]
+                run = self.generator.run(jobs, seconds)
+                told[name + suffix] = {"per_s": round(run.per_s), **in_ms(run.times_s, "")}
+        return told
+
+    def next_page(self, username: str) -> str:
+        """Path of the second page of a user's history; of the first where there is no second."""
+        cursor = self.get(self.token(username), HISTORY).json().get("next_cursor")
+        return f"{HISTORY}?cursor={cursor}" if cursor else HISTORY
+
+    def get(self, token: str, path: str) -> httpx.Response:
+        """One read. NotMeasured where it is refused."""
+        return self._sent(httpx.get(self.url + path, headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S))
+
+    def post(self, token: str, path: str, body: str) -> httpx.Response:
+        """One write. NotMeasured where it is refused."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        return self._sent(httpx.post(self.url + path, content=body, headers=headers, timeout=TIMEOUT_S))
+
+    def _sent(self, answer: httpx.Response) -> httpx.Response:
+        if answer.is_error:
+            raise NotMeasured(f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}")
+        return answer
+
+    def _warmed(self, jobs: list[Job], seconds: float) -> Run:
+        self.generator.run(jobs, WARM_UP_S)
+        return self.generator.run(jobs, seconds)
+
+    def _funded(self, orders: int = 0) -> str:
+        token = self.token()
+        self.post(token, "/balance/deposit", FUNDS)
+        for _ in range(orders):
+            self.post(token, "/orders", json.dumps({"asset_id": self._asset(token), "order_type": "market_buy", "quantity": "0.001"}))
+        return token
+
+    def _asset(self, token: str) -> str:
+        """The first asset of the inventory."""
+        return str(self.get(token, "/inventory/assets?limit=1&active_only=true").json()["data"][0]["asset_id"])
 
 
-async def callers(url: str, *, calls: int, at_once: int) -> Told:
-    """Deposits by `at_once` callers, each waiting for one outcome before the next call. RuntimeError where one is not 201."""
-    limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
-    async with httpx.AsyncClient(base_url=url + API, timeout=TIMEOUT_S, limits=limits) as client:
-        tokens = [await _user(client) for _ in range(min(USERS, at_once))]
-        await _run(client, tokens, WARM_UP_CALLS, at_once)
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        times = sorted(await _run(client, tokens, calls, at_once))
-        seconds = loop.time() - started
-    return Told(round(calls / seconds), round(times[calls // 2] * 1000, 1), round(times[int(calls * 0.99)] * 1000, 1))
-
-
-async def _run(client: httpx.AsyncClient, tokens: list[str], calls: int, at_once: int) -> list[float]:
-    numbers = iter(range(calls))
-    times: list[float] = []
-    loop = asyncio.get_running_loop()
-
-    async def caller() -> None:
-        for number in numbers:
-            started = loop.time()
-            answer = await client.post("/balance/deposit", json={"amount": "10.00"}, headers={"Authorization": f"Bearer {tokens[number % len(tokens)]}"})
-            if answer.status_code != httpx.codes.CREATED:
-                raise RuntimeError(f"{answer.status_code}: {answer.text}")
-            times.append(loop.time() - started)
-
-    await asyncio.gather(*(caller() for _ in range(at_once)))
-    return times
-
-
-async def _user(client: httpx.AsyncClient) -> str:
-    name, password = f"bench_{secrets.token_hex(6)}", f"Aa1!{secrets.token_hex(8)}"
-    person = {"username": name, "email": f"{name}@example.com", "password": password, "first_name": "Bench", "last_name": "Caller"}
-    (await client.post("/auth/register", json=person)).raise_for_status()
-    answer = await client.post("/auth/login", json={"username": name, "password": password})
-    return str(answer.raise_for_status().json()["access_token"])
+def told(run: Run, name: str) -> dict[str, Any]:
+    """A run's figures, by name."""
+    figures: dict[str, Any] = {f"{name}_per_s": round(run.per_s), **in_ms(run.times_s, name)}
+    return figures | ({f"{name}_other_answers": run.others} if run.others else {})

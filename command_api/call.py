@@ -13,6 +13,7 @@ from litestar.params import Parameter
 
 from infra.clock import Ids
 from infra.http import Caller, JsonRequest, ProblemError
+from infra.http_problems import REQUEST_ID
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 PREFER: Final = "Prefer"
@@ -77,7 +78,7 @@ class ReadCall:
         caller = read_caller(request)
         own = read_key(request.headers.getall(IDEMPOTENCY_KEY, []))
         preferences = read_preferences(", ".join(request.headers.getall(PREFER, [])))
-        return Call(caller.username, request.state.request_id, own or self._ids.new(), own is not None, preferences)
+        return Call(caller.username, request.scope["state"][REQUEST_ID], own or self._ids.new(), own is not None, preferences)
 
 
 def read_caller(request: JsonRequest) -> Caller:

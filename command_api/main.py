@@ -19,15 +19,18 @@ from command_api.call import ReadCall, read_caller
 from command_api.outcome import Door
 from command_api.passwords import Passwords, TooManyPasswords
 from events.bus import Bus
+from events.lag import Lag
+from events.topics import REQUESTS, SETTLEMENT
 from infra import http_problems
 from infra.cache import Cache, CacheUnavailable, Denylist, Views
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.http import Auth, Background, DoorApp, Health, Policy, ProblemError, RateLimiter, be, build_app, by_address
+from infra.http_bodies import Bodies
 from infra.identity import IdentityStore, RefreshFamilies
-from infra.ledger import Ledger
 from infra.ledger_bound import BoundedReads, TooManyReads
 from infra.market import MarketCache, MarketStore
+from infra.parked import ParkingLedger
 from infra.replies import Replies
 from infra.secrets import derive, read_secret
 from infra.settings import Settings
@@ -86,6 +89,7 @@ def assemble(settings: Settings, machines: "Machines", clock: Clock, ids: Ids) -
             settings=_always(settings),
         ),
         lifespan=[machines.connected],
+        middleware=[Bodies(settings.bodies_bytes_max)],
         title="cnop command API",
         description="Everything that changes something: users and their sessions, money, orders.",
     )
@@ -98,6 +102,7 @@ class Machines:
     dynamo: Dynamo
     cache: Cache
     bus: Bus
+    lag: Lag
     replies: Replies
     limiter: RateLimiter
     passwords: Passwords
@@ -109,7 +114,8 @@ class Machines:
         return cls(
             dynamo=Dynamo(settings.dynamodb_url, settings.aws_region),
             cache=cache,
-            bus=Bus(settings.kafka, client_id=f"{NAME}-{settings.slot}", acknowledge_s=settings.publish_wait_s),
+            bus=Bus(settings.kafka, client_id=f"{NAME}-{settings.slot}", acknowledge_s=settings.publish_wait_s, in_flight_max=settings.publishes_max),
+            lag=Lag(settings.kafka, client_id=f"{NAME}-lag-{settings.slot}", group=SETTLEMENT, topic=REQUESTS, records_max=settings.lag_max),
             replies=Replies(cache.client, ids.new(), waiters_max=settings.waiters_max),
             limiter=RateLimiter(settings.redis_url),
             passwords=Passwords(),
@@ -127,6 +133,7 @@ class Machines:
                 await _answering("Kafka", "CNOP_KAFKA", self.bus.start)
                 async with Background() as tasks:  # ended before what they work on is closed
                     tasks.start("broker watch", self.bus.watch())
+                    tasks.start("settlement's lag", self.lag.watch())
                     tasks.start("replies", self.replies.run())
                     app.background.start("connections", tasks.failed())
                     yield
@@ -173,10 +180,10 @@ def _health(machines: Machines) -> Health:
 
 
 def _door(machines: Machines, clock: Clock, settings: Settings) -> Door:
-    ledger = BoundedReads(Ledger(machines.dynamo))
+    ledger = BoundedReads(ParkingLedger(machines.dynamo))
     views = Views(machines.cache, ledger, generation=settings.generation, ttl_s=settings.view_ttl_s)
     key = derive(read_secret(settings.secret_file), KEY_PURPOSE)
-    return Door(machines.bus, machines.replies, ledger, views, clock, command_key=key, wait_s=settings.wait_s)
+    return Door(machines.bus, machines.replies, ledger, views, clock, backlog=machines.lag, command_key=key, wait_s=settings.wait_s)
 
 
 def _desk(machines: Machines, clock: Clock, settings: Settings) -> orders.OrderDesk:

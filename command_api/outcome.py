@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from command_api.call import IDEMPOTENCY_KEY, Call
-from events.bus import OutcomeUnknown, TooLarge, Unavailable
+from events.bus import OutcomeUnknown, TooLarge, TooManyInFlight, Unavailable
 from events.envelope import Envelope
 from events.topics import REQUESTS
 from events.tracing import current_traceparent, span
@@ -23,8 +23,8 @@ from infra.cache import Views
 from infra.clock import Clock
 from infra.dynamo import DynamoUnavailable
 from infra.http import API, ProblemError
-from infra.ledger import LedgerReads
 from infra.ledger_bound import TooManyReads
+from infra.parked import ParkedReads
 from infra.replies import Replies, TooManyWaiters, Waiter
 from schemas.commands import FENCED, answer_of, command_id, command_view, read_command_id, refusal_of
 from schemas.ledger import Entry
@@ -52,6 +52,7 @@ REPLAYED: Final = "Idempotent-Replayed"
 
 ACCEPTED: Final = Counter("cnop_requests_accepted_total", "Requests acknowledged by the log", ["type"])
 OUTCOMES: Final = Counter("cnop_outcomes_total", "Answers to requests that were sent: settled, pending, or the code of the refusal", ["type", "code"])
+SHED: Final = Counter("cnop_requests_shed_total", "Requests refused because of the load, before anything was sent", ["reason"])
 VISIBLE_S: Final = Histogram(
     "cnop_accept_to_visible_seconds",
     "From the request's coming in to its outcome's being settled and visible",
@@ -64,7 +65,15 @@ class Publisher(Protocol):
     """Where requests go: `events.bus.Bus`, or a fake."""
 
     async def publish(self, topic: str, envelope: Envelope) -> None:
-        """Returns when the event is in the log. Unavailable, OutcomeUnknown or TooLarge otherwise."""
+        """Returns when the event is in the log. Unavailable, TooManyInFlight, OutcomeUnknown or TooLarge otherwise."""
+        ...
+
+
+class Backlog(Protocol):
+    """How much waits to be settled: `events.lag.Lag`, or a fake."""
+
+    def retry_after_s(self, key: str) -> int | None:
+        """None where a request of this account may be sent; else seconds until what waits before it should be less."""
         ...
 
 
@@ -94,10 +103,26 @@ class Command:
 
 
 class Door:
-    """Takes requests of authenticated callers. `command_key` makes command ids; `wait_s` is the wait of a caller without a preference."""
+    """Takes requests of authenticated callers. `command_key` makes command ids; `wait_s` is the wait of a caller without a preference.
 
-    def __init__(self, publisher: Publisher, replies: Replies, ledger: LedgerReads, views: Views, clock: Clock, *, command_key: bytes, wait_s: float) -> None:
+    Load is shed before anything is sent: where `backlog` says that too much waits already, where too many callers wait (`replies`), and where too
+    many requests are on their way to the log (`publisher`).
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        replies: Replies,
+        ledger: ParkedReads,
+        views: Views,
+        clock: Clock,
+        *,
+        backlog: Backlog,
+        command_key: bytes,
+        wait_s: float,
+    ) -> None:
         self._publisher = publisher
+        self._backlog = backlog
         self._replies = replies
         self._ledger = ledger
         self._views = views
@@ -117,15 +142,29 @@ class Door:
         if call.is_own_key and (decided := await self._decided(command)):
             await self._show(decided)
             return _answer(command, decided, replayed=True)
+        self._shed_if_behind(command)
         if stamped:
-            command = replace(command, request=await stamped(request))
+            request = await self._stamped(command, request, stamped)
+            command = replace(command, request=request)
         outcome = await self._send(command, may_be_repeated=call.is_own_key)
         OUTCOMES.labels(command.kind, _code(outcome)).inc()
-        return _answer(command, outcome) if outcome else _pending(command)
+        return _answer(command, outcome) if outcome else _pending(command, waits=await self._waits(command))
+
+    async def _stamped(self, command: Command, request: R, stamped: Callable[[R], Awaitable[R]]) -> R:
+        """What the door refuses is refused for this call alone: where an earlier one with the key may be on its way, the answer says so, and where to ask."""
+        try:
+            return await stamped(request)
+        except ProblemError as refused:
+            if command.call.is_own_key:
+                refused.detail = f"{refused.detail} {_sent_nothing(command)}"
+                refused.headers = {**command.headers(), "Location": command.location, **refused.headers}
+                refused.extensions = {"command_id": command.command_id, **refused.extensions}
+            raise
 
     async def fence(self, call: Call, fenced: str) -> Response[CommandView]:
         """Make sure that a command never happens any more, unless it already did: 200 with what holds for ever, 202 where that is not known yet.
 
+        It is not shed because of a backlog: who is in doubt must be able to ask, the more so when settlement is late.
         The problem `not-found` for an id that this caller was never given.
         """
         rid = read_command_id(self._command_key, call.username, fenced)
@@ -137,8 +176,13 @@ class Door:
             await self._show(decided)
         outcome = decided or await self._send(command, may_be_repeated=True)
         if outcome is None:
-            return _pending(command)
+            return _pending(command, waits=await self._waits(command))
         return Response(command_view(outcome, command.command_id), status_code=200, headers=_headers(command, outcome))
+
+    def _shed_if_behind(self, command: Command) -> None:
+        retry_after_s = self._backlog.retry_after_s(command.call.username)
+        if retry_after_s is not None:
+            raise _overloaded(command, "lag", "Too many requests wait to be settled before this one.", retry_after_s)
 
     async def _decided(self, command: Command) -> Entry | None:
         try:
@@ -146,7 +190,7 @@ class Door:
         except DynamoUnavailable:
             raise _problem(command, "unavailable", "The ledger does not answer. Nothing was sent.") from None
         except TooManyReads:
-            raise _problem(command, "overloaded", "The ledger is asked too much. Nothing was sent.") from None
+            raise _overloaded(command, "reads", "The ledger is asked too much.") from None
 
     async def _send(self, command: Command, *, may_be_repeated: bool) -> Outcome | None:
         """Publish, and wait for the outcome as long as the caller wants to; None at the end of the wait."""
@@ -160,7 +204,7 @@ class Door:
                 await self._publish(command, self._replies.channel)
                 outcome = await self._outcome(command, waiter, started + wait_s, looks=may_be_repeated or not self._replies.connected)
         except TooManyWaiters:
-            raise _problem(command, "overloaded", "Too many callers wait already. Nothing was sent; `Prefer: respond-async` does not wait.") from None
+            raise _overloaded(command, "waiters", "Too many callers wait already; `Prefer: respond-async` does not wait.") from None
         if outcome:
             VISIBLE_S.labels(command.kind).observe(asyncio.get_running_loop().time() - started)
         return outcome
@@ -171,8 +215,9 @@ class Door:
             try:
                 await self._publisher.publish(REQUESTS, envelope)
             except Unavailable:
-                earlier = " An earlier call with this key may still be on its way: keep the key." if command.call.is_own_key else ""
-                raise _problem(command, "unavailable", f"The log of requests cannot be reached. This call sent nothing.{earlier}") from None
+                raise _problem(command, "unavailable", f"The log of requests cannot be reached. {_sent_nothing(command)}") from None
+            except TooManyInFlight:
+                raise _overloaded(command, "publishes", "Too many requests are on their way to the log.") from None
             except OutcomeUnknown:
                 log.warning("request not acknowledged", event_id=command.request_id, type=envelope.type)
                 raise _problem(command, "outcome-unknown", "The log did not acknowledge the request in time.", Location=command.location) from None
@@ -221,6 +266,15 @@ class Door:
             log.warning("ledger not asked for the outcome", event_id=command.request_id, error=str(error))
             return None
 
+    async def _waits(self, command: Command) -> bool:
+        """Whether the request waits in a parked account; asked at the end of a wait only, since hardly any does."""
+        if not command.call.preferences.wait(self._wait_s):
+            return False
+        try:
+            return await self._ledger.waits(command.call.username, command.request_id)
+        except (DynamoUnavailable, TooManyReads):
+            return False
+
     async def _show(self, outcome: Outcome) -> None:
         """See to it that the next read shows it. Where that fails the answer is true all the same, and reads bypass a cache that is away."""
         try:
@@ -242,10 +296,10 @@ def _answer(command: Command, outcome: Outcome, *, replayed: bool = False) -> Re
     return Response(answer_of(outcome), status_code=201, headers=headers)
 
 
-def _pending(command: Command) -> Response[Any]:
+def _pending(command: Command, *, waits: bool) -> Response[Any]:
     applied = command.call.preferences.applied(asynchronously=True)
     headers = {**command.headers(), "Location": command.location, "Retry-After": str(RETRY_AFTER_S), **({"Preference-Applied": applied} if applied else {})}
-    return Response(command_view(None, command.command_id), status_code=202, headers=headers)
+    return Response(command_view(None, command.command_id, waits=waits), status_code=202, headers=headers)
 
 
 def _headers(command: Command, outcome: Outcome) -> dict[str, str]:
@@ -258,6 +312,17 @@ def _problem(command: Command, code: str, detail: str, **headers: str) -> Proble
     """A failure on the way: under which key and command to try again, and when."""
     told = {**command.headers(), "Retry-After": str(RETRY_AFTER_S), **headers}
     return ProblemError(code, detail, headers=told, extensions={"command_id": command.command_id})
+
+
+def _overloaded(command: Command, reason: str, detail: str, retry_after_s: int = RETRY_AFTER_S) -> ProblemError:
+    """Load that is not taken on. `reason` is the metric's."""
+    SHED.labels(reason).inc()
+    return _problem(command, "overloaded", f"{detail} {_sent_nothing(command)}", **{"Retry-After": str(retry_after_s)})
+
+
+def _sent_nothing(command: Command) -> str:
+    """True of this call; of the request only where no earlier call can have sent it."""
+    return "This call sent nothing." + (" An earlier call with this key may still be on its way: keep the key." if command.call.is_own_key else "")
 
 
 def _differences(asked: Mapping[str, str], first: Mapping[str, str]) -> list[FieldError]:

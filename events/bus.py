@@ -11,8 +11,9 @@ from typing import Final
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
+import events.connections  # noqa: F401 - see there
 from events.envelope import Envelope
 from events.topics import REQUEST_BYTES_MAX
 
@@ -24,8 +25,11 @@ WATCH_INTERVAL_S: Final = 1.0
 WATCH_TIMEOUT_S: Final = 2.0
 RETRY_BACKOFF_MS: Final = 20
 REQUEST_TIMEOUT_MS: Final = 10_000
+IN_FLIGHT_MAX: Final = 1_000
+"""Events that are handed over or waiting for it, and not acknowledged, at once: with it the bytes in the client's buffers are bounded."""
 
 PUBLISHED: Final = Counter("cnop_published_total", "Events published, by outcome", ["topic", "outcome"])
+IN_FLIGHT: Final = Gauge("cnop_publishes_in_flight", "Events handed over, or waiting for it, that are not acknowledged")
 PUBLISH_S: Final = Histogram(
     "cnop_publish_seconds", "Hand-over to acknowledgement", ["topic"], buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 3)
 )
@@ -33,6 +37,10 @@ PUBLISH_S: Final = Histogram(
 
 class Unavailable(RuntimeError):
     """The event was not handed to the broker's client: it will not appear in the log."""
+
+
+class TooManyInFlight(RuntimeError):
+    """So many events wait for their acknowledgement that one more is refused: it was not handed over, and will not appear in the log."""
 
 
 class OutcomeUnknown(RuntimeError):
@@ -50,18 +58,26 @@ class PublisherDead(RuntimeError):
 class Bus:
     """A door's publisher. `start` waits for the first connection; `watch` must run as a held task: it tells whether a broker answers."""
 
-    def __init__(self, bootstrap: str, *, client_id: str, acknowledge_s: float) -> None:
+    def __init__(self, bootstrap: str, *, client_id: str, acknowledge_s: float, in_flight_max: int = IN_FLIGHT_MAX) -> None:
         self._bootstrap = bootstrap
         self._client_id = client_id
         self._producer: AIOKafkaProducer | None = None
         self._acknowledge_s = acknowledge_s
         self._reachable = False
+        self._in_flight_max = in_flight_max
+        self._publishing = 0
         self._on_the_way: set[str] = set()
+        self._gave_up: BaseException | None = None
 
     @property
     def reachable(self) -> bool:
         """Whether a broker answered the last look, at most a few seconds ago."""
         return self._reachable
+
+    @property
+    def in_flight(self) -> int:
+        """Events that are not acknowledged: those that somebody waits for, and those that were told as unknown and may still arrive."""
+        return self._publishing + len(self._on_the_way)
 
     async def ping(self) -> None:
         """Raises Unavailable where no broker answered the last look."""
@@ -101,6 +117,9 @@ class Bus:
         while True:
             if self._producer is not None and self._producer._sender.sender_task.done():  # noqa: SLF001 - the client tells of it in no other way
                 raise PublisherDead("the Kafka client's sender has ended")
+            if self._gave_up is not None:
+                # The event's place in the producer's sequence is used up: the broker refuses all that follow it in that partition, for ever.
+                raise PublisherDead(f"the Kafka client gave an event up: {self._gave_up!r}")
             reachable = await self._answers()
             if reachable != self._reachable:
                 log.warning("broker reachable" if reachable else "broker away")
@@ -117,7 +136,9 @@ class Bus:
         return True
 
     async def publish(self, topic: str, envelope: Envelope, partition: int | None = None) -> None:
-        """Returns when every replica in sync has the event. Raises Unavailable, OutcomeUnknown or TooLarge; never retries with a new record.
+        """Returns when every replica in sync has the event; never retries with a new record.
+
+        Raises Unavailable, TooManyInFlight or TooLarge, where nothing was handed over, or OutcomeUnknown.
 
         While an event that was told as unknown may still arrive, the same id is told as unknown again, also where the broker is away by
         then: "nothing was sent" would be true of this call and a lie about the request.
@@ -128,17 +149,29 @@ class Bus:
         if self._producer is None or not self._reachable:
             PUBLISHED.labels(topic, "unavailable").inc()
             raise Unavailable("no broker answers")
-        with PUBLISH_S.labels(topic).time():
-            acknowledged = await self._hand_over(self._producer, topic, envelope, partition)
-            await self._acknowledge(topic, envelope.id, acknowledged)
+        if self.in_flight >= self._in_flight_max:
+            PUBLISHED.labels(topic, "too-many").inc()
+            raise TooManyInFlight(f"{self._in_flight_max} events are not acknowledged yet")
+        self._count(1)
+        try:
+            with PUBLISH_S.labels(topic).time():
+                acknowledged = await self._hand_over(self._producer, topic, envelope, partition)
+                await self._acknowledge(topic, envelope.id, acknowledged)
+        finally:
+            self._count(-1)
         PUBLISHED.labels(topic, "acknowledged").inc()
+
+    def _count(self, change: int) -> None:
+        self._publishing += change
+        IN_FLIGHT.set(self.in_flight)
 
     async def _hand_over(self, producer: AIOKafkaProducer, topic: str, envelope: Envelope, partition: int | None) -> "asyncio.Future[object]":
         try:
-            return await asyncio.wait_for(
-                producer.send(topic, value=envelope.value, key=envelope.key, partition=partition, headers=envelope.headers()),
-                HAND_OVER_S,
-            )
+            async with asyncio.timeout(HAND_OVER_S):
+                acknowledged: asyncio.Future[object] = await producer.send(
+                    topic, value=envelope.value, key=envelope.key, partition=partition, headers=envelope.headers()
+                )
+                return acknowledged
         except MessageSizeTooLargeError:
             PUBLISHED.labels(topic, "too-large").inc()
             raise TooLarge(f"the record is larger than {REQUEST_BYTES_MAX} bytes") from None
@@ -148,10 +181,10 @@ class Bus:
 
     async def _acknowledge(self, topic: str, event_id: str, acknowledged: "asyncio.Future[object]") -> None:
         try:
-            await asyncio.wait_for(asyncio.shield(acknowledged), self._acknowledge_s)
+            async with asyncio.timeout(self._acknowledge_s):
+                await asyncio.shield(acknowledged)
         except (KafkaError, TimeoutError) as error:
             self._reachable = self._reachable and not isinstance(error, TimeoutError)
-            # Bounded by the client's own buffer, which holds the batch until it is acknowledged.
             self._on_the_way.add(event_id)
             acknowledged.add_done_callback(lambda future: self._arrived(event_id, future))
             PUBLISHED.labels(topic, "unknown").inc()
@@ -159,5 +192,6 @@ class Bus:
 
     def _arrived(self, event_id: str, future: "asyncio.Future[object]") -> None:
         self._on_the_way.discard(event_id)
-        if not future.cancelled():
-            future.exception()
+        self._count(0)
+        if not future.cancelled() and (error := future.exception()):
+            self._gave_up = error

@@ -32,19 +32,20 @@ class DeadLetter:
     offset: int
     key: bytes | None
     value: bytes | None
-    original_headers: tuple[tuple[str, bytes], ...]
+    original_headers: tuple[tuple[str, bytes | None], ...]
     reason: str
     read_at: datetime
 
-    def headers(self) -> list[tuple[str, bytes]]:
+    def headers(self) -> list[tuple[str, bytes | None]]:
         """The original headers, then the reason and the place it was read from."""
         ours = {
-            "dlq_reason": self.reason[:REASON_CHARACTERS_MAX].encode(),
+            # A reason may quote what was read, and that need not be text that UTF-8 has a form for.
+            "dlq_reason": self.reason[:REASON_CHARACTERS_MAX].encode(errors="backslashreplace"),
             "dlq_topic": self.topic.encode(),
             "dlq_partition": str(self.partition).encode(),
             "dlq_offset": str(self.offset).encode(),
             "dlq_at": rfc3339(self.read_at).encode(),
-            "x-original-topic": dict(self.original_headers).get("x-original-topic", self.topic.encode()),
+            "x-original-topic": dict(self.original_headers).get("x-original-topic") or self.topic.encode(),
         }
         return [*((name, value) for name, value in self.original_headers if name not in ours), *ours.items()]
 

@@ -66,7 +66,7 @@ SOURCES: Final = {
 @dataclass(frozen=True, slots=True)
 class ResultText:
     """A result type: the kind of request that it answers where that is always the same one, the status of its order where it has one, whether
-    it moves anything, and whether it is a refusal.
+    it moves anything, and whether it is a refusal, or about the parking of an account.
     """
 
     description: str
@@ -74,6 +74,7 @@ class ResultText:
     order_status: str | None = None
     moves: bool = False
     is_refusal: bool = False
+    is_parking: bool = False
 
 
 RESULTS_OF: Final[dict[str, ResultText]] = {
@@ -87,6 +88,17 @@ RESULTS_OF: Final[dict[str, ResultText]] = {
     "cnop.account.OrderExpired.v1": ResultText("An open order reached its time; what it held is free again.", None, "expired"),
     "cnop.account.OrderRejected.v1": ResultText("An order was refused; nothing moved.", "OrderPlaced", is_refusal=True),
     "cnop.account.CommandFenced.v1": ResultText("A command was fenced before it was decided, and will never happen.", "FenceRequested"),
+    "cnop.account.AccountParked.v1": ResultText(
+        "An account was parked: its requests from this one on wait, in their order, until an operator lets them be decided. Nothing moved. "
+        "Nobody asked for it: request_id is an id of its own.",
+        "AccountParked",
+        is_parking=True,
+    ),
+    "cnop.account.AccountDrained.v1": ResultText(
+        "Requests that waited in a parked account were decided; their results come right before this one. Or none was, and the cause says why.",
+        "DrainRequested",
+        is_parking=True,
+    ),
 }
 
 MARKET: Final = {
@@ -141,6 +153,7 @@ FIELDS: Final[dict[str, str]] = {
     "OrderPlaced.time_in_force": "gtc until cancelled, gtd until expires_at, day until 00:00 UTC, ioc and fok at once or not at all",
     "OrderPlaced.expires_at": "When the order ends unfilled; of gtd only",
     "FenceRequested.username": "Whose command; the record's ce_id is the request id of the command",
+    "DrainRequested.username": "Whose waiting requests; the record's ce_id names this step of draining",
     "LimitStamp.day_limit": "The most that may move on one day (UTC), in the request's currency",
     "OrderStamp.quote": "The price that the door saw",
     "OrderStamp.asset": "Facts of the asset that the decision needs",
@@ -162,7 +175,12 @@ FIELDS: Final[dict[str, str]] = {
     "Result.lines": "The lines of the account that this touched, with their values after it; never the whole account",
     "Result.postings": "Double entry: legs sum to zero per unit. Empty for a refusal",
     "Result.refusal": "Why it was refused; absent where it was not",
-    "Lines.counters": "Running figures of the account",
+    "Result.parking": "What became of a parked account",
+    "Parking.status": "Status of the account from now on",
+    "Parking.cause": "Why the account was parked, or why its draining stopped before the next request; absent where it did not stop",
+    "Parking.drained": "Ids of the requests whose results come right before this one",
+    "Parking.goes_on": "Whether a further step was asked for together with this one",
+    "Lines.counters": "Running figures of the account; not to be taken from results about parking, which do not know them",
     "Lines.cash": "Cash lines by currency",
     "Lines.positions": "Positions by asset id",
     "Lines.order": "The order, where this is about one",

@@ -16,6 +16,17 @@ CONTENT_TYPE: Final = "application/json"
 SEQUENCE_DIGITS: Final = 20
 HEADER_VALUE_BYTES_MAX: Final = 1024
 HEADERS_MAX: Final = 32
+TRACE_HEADER_BYTES_MAX: Final = 512
+"""Longer trace headers are left out when writing and when reading: they come from callers, and never decide what becomes of an event.
+(W3C Trace Context section 3.3.1.5 asks to pass on 512 characters of `tracestate`.)"""
+_TRACE_HEADERS: Final = ("traceparent", "tracestate")
+
+_KNOWN: Final = frozenset(
+    (
+        *("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject", "ce_time", "ce_correlationid", "ce_causationid", "ce_sequence"),
+        *(*_TRACE_HEADERS, "x-request-id", "cnop-reply-to"),
+    )
+)
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -73,7 +84,7 @@ class Envelope:
             ("x-request-id", self.trace_id),
             ("cnop-reply-to", self.reply_to),
         )
-        return [(name, value.encode()) for name, value in fields if value]
+        return [(name, raw) for name, value in fields if value and not _too_long_a_trace(name, raw := value.encode())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +133,25 @@ def read(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, by
 
 
 def _texts(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+    """The headers that this system knows. What others put beside them is not looked at; a trace header that cannot be used is as good as none."""
     fields: dict[str, str] = {}
     for count, (name, raw) in enumerate(headers):
         if count >= HEADERS_MAX:
             raise UnreadableEnvelope(f"more than {HEADERS_MAX} headers")
+        if name not in _KNOWN or (raw is not None and _too_long_a_trace(name, raw)):
+            continue
         if raw is None or len(raw) > HEADER_VALUE_BYTES_MAX:
             raise UnreadableEnvelope(f"header {name} has no value or more than {HEADER_VALUE_BYTES_MAX} bytes")
         try:
             fields[name] = raw.decode()
         except UnicodeDecodeError:
-            raise UnreadableEnvelope(f"header {name} is not UTF-8") from None
+            if name not in _TRACE_HEADERS:
+                raise UnreadableEnvelope(f"header {name} is not UTF-8") from None
     return fields
+
+
+def _too_long_a_trace(name: str, raw: bytes) -> bool:
+    return name in _TRACE_HEADERS and len(raw) > TRACE_HEADER_BYTES_MAX
 
 
 def _time(text: str | None) -> datetime:

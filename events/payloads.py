@@ -93,6 +93,11 @@ def _narrowed(schema: Schema, text: ResultText) -> Schema:
     if text.moves:
         required.append("postings")
         properties["postings"]["minItems"] = 2
+    if text.is_parking:
+        required.append("parking")
+    else:
+        del properties["parking"]
+        del schema["$defs"]["Parking"]
     if text.is_refusal:
         required.append("refusal")
         properties["postings"]["maxItems"] = 0

@@ -3,10 +3,13 @@
 FastStream delivers the next batch after a handler has raised, whatever its acknowledgement policy. So after a failed handler here every
 further batch is dropped uncommitted, and `run` raises. Offsets are committed explicitly, a moment after their batch; what is read again
 after a crash changes nothing.
+
+FastStream also keeps to itself what its client raises, and starts its reading again and again or not at all. So what is read is held
+against the ends of the log, as in the settlement loop, and a reader that does not move ends the process.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,11 +19,15 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
+from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 
-from events.consumer import FETCH_WAIT_MS, HEARTBEAT_MS, LAG, SESSION_MS, dead_letter, inbound
+import events.connections  # noqa: F401 - see there
+from events.consumer import FETCH_WAIT_MS, HEARTBEAT_MS, LAG, SESSION_MS
 from events.dead_letters import DEAD_LETTERED, DeadLetter, Streak
 from events.envelope import Inbound, Unreadable
-from events.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS
+from events.records import dead_letter, inbound
+from events.stalls import BUSY_STALL_S, IDLE_STALL_S, NOT_READY_S, WATCH_INTERVAL_S, Ends, Stillness, Stuck, when_reading_ends
+from events.topics import DEAD_LETTERS
 
 log = structlog.get_logger()
 
@@ -28,6 +35,10 @@ COMMIT_INTERVAL_S: Final = 0.1
 STOP_S: Final = 5.0
 """How long the batch in hand may take when the process stops."""
 POSITION_S: Final = 1.0
+COMMIT_S: Final = 5.0
+BURY_S: Final = 20.0
+"""A letter that is not written by then ends the reader. The client by itself would wait for a broker for ever."""
+LEAVE_S: Final = 3.0
 POLL_WAIT_MS: Final = 5
 """An empty poll sleeps this long once more, so it is what a reply may wait for nothing."""
 
@@ -38,7 +49,19 @@ Handler = Callable[[Sequence[Inbound]], Awaitable[Sequence[tuple[Inbound, str]]]
 class Subscriber:
     """One consumer group member over some topics. `start`, then `run` as a held task, then `stop`."""
 
-    def __init__(self, bootstrap: str, *, group: str, slot: str, topics: Sequence[str], handler: Handler, batch_records_max: int) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        group: str,
+        slot: str,
+        topics: Sequence[str],
+        handler: Handler,
+        batch_records_max: int,
+        watch_interval_s: float = WATCH_INTERVAL_S,
+        idle_stall_s: float = IDLE_STALL_S,
+        busy_stall_s: float = BUSY_STALL_S,
+    ) -> None:
         self._group = group
         self._handler = handler
         self._streak = Streak()
@@ -53,6 +76,11 @@ class Subscriber:
         self._broker: KafkaBroker | None = None
         self._subscription: Any = None
         self._letters: AIOKafkaProducer | None = None
+        self._watch_interval_s = watch_interval_s
+        self._idle_stall_s = idle_stall_s
+        self._busy_stall_s = busy_stall_s
+        self._stillness = Stillness(watch_interval_s)
+        self._batches = 0
 
     async def start(self) -> None:
         """Join the group. KafkaConnectionError where no broker answers; it may be called again then."""
@@ -71,6 +99,7 @@ class Subscriber:
             fetch_max_wait_ms=FETCH_WAIT_MS,
             batch_timeout_ms=POLL_WAIT_MS,
             max_records=self._batch_records_max,
+            parser=_unparsed,
             decoder=_raw,
         )
         subscription(self._on_batch)
@@ -80,27 +109,29 @@ class Subscriber:
         except BaseException:
             await broker.stop()
             raise
+        if self._client is not None:
+            when_reading_ends(self._client, self._fail)
 
     async def run(self) -> None:
-        """Read until cancelled; raises what the handler raised."""
-        committer = asyncio.create_task(self._commit_again_and_again(), name="committer")
+        """Read until cancelled; raises what the handler raised, or Stuck."""
+        held = {asyncio.create_task(self._commit_again_and_again(), name="committer"), asyncio.create_task(self._watch(), name="watch")}
         try:
-            done, _ = await asyncio.wait({committer, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({*held, self._failed}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            committer.cancel()
-            with suppress(asyncio.CancelledError):
-                await committer
+            for task in held:
+                task.cancel()
+            await asyncio.wait(held)
 
     async def stop(self) -> None:
         """Commit what was handled, and leave."""
-        with suppress(KafkaError, IllegalStateError):
+        with suppress(KafkaError, IllegalStateError, TimeoutError):
             await self._commit()
-        if self._letters is not None:
-            await self._letters.stop()
-        if self._broker is not None:
-            await self._broker.stop()
+        for part in (self._letters, self._broker):
+            if part is not None:
+                with suppress(KafkaError, TimeoutError):
+                    await asyncio.wait_for(part.stop(), STOP_S + LEAVE_S)
 
     async def ping(self) -> None:
         """Cheap proof that a broker answers. KafkaError, RuntimeError or TimeoutError otherwise."""
@@ -108,6 +139,11 @@ class Subscriber:
         if client is None:
             raise RuntimeError("not started")
         await client._client.fetch_all_metadata()  # noqa: SLF001 - the consumer has no public look at the cluster
+
+    async def moving(self) -> None:
+        """Raises Stuck where a partition has records and has not moved for a while: not ready before it is ended."""
+        if self._stillness.longest_s >= NOT_READY_S:
+            raise Stuck(f"a partition has not moved for {self._stillness.longest_s:g} s")
 
     @property
     def assigned(self) -> list[tuple[str, int]]:
@@ -119,6 +155,10 @@ class Subscriber:
     def _client(self) -> AIOKafkaConsumer | None:
         return self._subscription.consumer if self._subscription else None
 
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)
+
     async def _on_batch(self, records: tuple[ConsumerRecord, ...]) -> None:
         if self._failed.done():
             # The process is about to end. This batch is dropped, not taken: its offsets stay where they are, and it is read again.
@@ -126,7 +166,7 @@ class Subscriber:
         try:
             await self._handle(records)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends `run`, and with it the process
-            self._failed.set_exception(error)
+            self._fail(error)
 
     async def _handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         readable: list[Inbound] = []
@@ -146,19 +186,29 @@ class Subscriber:
         for record in records:
             self._pending[TopicPartition(record.topic, record.partition)] = record.offset + 1
         self._in_hand = {}
+        self._batches += 1
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
-            writer = await self._letter_writer()
-            await writer.send_and_wait(DEAD_LETTERS, value=letter.value, key=letter.key, headers=letter.headers())
+            async with asyncio.timeout(BURY_S):
+                writer = await self._letter_writer()
+                batch = writer.create_batch()
+                # Not `send`, which refuses a record with neither key nor value: one of those must not stop the reader for ever.
+                batch.append(timestamp=None, key=letter.key, value=letter.value, headers=letter.headers())
+                partitions = sorted(await writer.partitions_for(DEAD_LETTERS))
+                await (await writer.send_batch(batch, DEAD_LETTERS, partition=partitions[letter.partition % len(partitions)]))
             DEAD_LETTERED.labels(letter.topic).inc()
             log.error("record put to the dead letters", topic=letter.topic, partition=letter.partition, offset=letter.offset, reason=letter.reason)
 
     async def _letter_writer(self) -> AIOKafkaProducer:
         """Made when it is first needed. Not FastStream's producer: that one adds headers, and takes text where a letter has bytes."""
         if self._letters is None:
-            writer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", max_request_size=DEAD_LETTER_BYTES_MAX)
-            await writer.start()
+            writer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all")
+            try:
+                await writer.start()
+            except BaseException:
+                await writer.stop()
+                raise
             self._letters = writer
         return self._letters
 
@@ -168,7 +218,7 @@ class Subscriber:
             await self._measure()
             try:
                 await self._commit()
-            except KafkaError as error:
+            except (KafkaError, TimeoutError) as error:
                 # Offsets that could not be committed are read again after a restart; nothing is lost by going on.
                 log.warning("offsets not committed", error=repr(error))
 
@@ -181,7 +231,7 @@ class Subscriber:
         if not owned:
             return
         try:
-            await client.commit(owned)
+            await asyncio.wait_for(client.commit(owned), COMMIT_S)
         except CommitFailedError:
             log.info("partitions moved on before their offsets were committed")
         except BaseException:
@@ -189,10 +239,7 @@ class Subscriber:
             raise
 
     async def _measure(self) -> None:
-        """Set the lag of every partition that is read here, and forget those that are not any more.
-
-        What is in hand counts as not read. The position is the client's: it stands past the markers of transactions, which are no records.
-        """
+        """Set the lag of every partition that is read here, and forget those that are not any more."""
         client = self._client
         assigned: set[TopicPartition] = client.assignment() if client else set()
         for tp in self._measured - assigned:
@@ -200,13 +247,55 @@ class Subscriber:
         self._measured &= assigned
         for tp in assigned:
             end = client.highwater(tp) if client else None
-            if end is not None:
-                with suppress(TimeoutError, IllegalStateError):
-                    position = await asyncio.wait_for(client.position(tp), POSITION_S) if client else 0
-                    LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - self._in_hand.get(tp, position)))
-                    self._measured.add(tp)
+            reach = await self._reach(tp)
+            if end is not None and reach is not None:
+                LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - reach))
+                self._measured.add(tp)
+
+    async def _reach(self, tp: TopicPartition) -> int | None:
+        """All before this offset is handled. None where it is not known yet.
+
+        What is in hand counts as not handled. The position is the client's: it stands past the markers of transactions, which are no records.
+        """
+        client = self._client
+        with suppress(TimeoutError, IllegalStateError):
+            position: int | None = await asyncio.wait_for(client.position(tp), POSITION_S) if client else None
+            return self._in_hand.get(tp, position)
+        return None
+
+    async def _watch(self) -> None:
+        """Look for partitions that have records and do not move: nobody else would tell."""
+        ends = Ends(self._bootstrap, f"{self._group}-{self._slot}-watch")
+        try:
+            while True:
+                await asyncio.sleep(self._watch_interval_s)
+                client = self._client
+                await self._look(await ends.of(client.assignment()) if client else {})
+        finally:
+            await ends.close()
+
+    async def _look(self, ends: Mapping[TopicPartition, int]) -> None:
+        self._stillness.keep_only(ends)
+        for tp, end in ends.items():
+            reach = await self._reach(tp)
+            if reach is not None and reach >= end:
+                self._stillness.forget(tp)
+                continue
+            still_s = self._stillness.look(tp, (reach, self._batches))
+            if still_s >= (self._busy_stall_s if self._in_hand else self._idle_stall_s):
+                doing = "a batch is in hand" if self._in_hand else "it waits for records"
+                raise Stuck(f"{tp.topic} {tp.partition} has not moved for {still_s:g} s: {doing}, handled up to {reach}, its log ends at {end}")
 
 
-async def _raw(message: Any) -> Any:
+async def _unparsed(records: tuple[ConsumerRecord, ...]) -> KafkaMessage:
+    """The records with nothing read of them.
+
+    FastStream's own parser fails at a header that is empty or not UTF-8, and then passes over the whole batch without a word: every good
+    record in it would be lost with the next commit.
+    """
+    return KafkaMessage(raw_message=records, body=b"", consumer=FAKE_CONSUMER)
+
+
+async def _raw(message: KafkaMessage) -> object:
     """The records themselves: FastStream would otherwise decode each value on its own account."""
     return message.raw_message

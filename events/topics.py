@@ -56,12 +56,16 @@ def declared(account_partitions: int) -> tuple[Topic, ...]:
     account = {"cleanup.policy": "delete", "retention.ms": str(ACCOUNT_RETENTION_DAYS * _DAY_MS), "retention.bytes": "-1"}
     compact = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(_DAY_MS)}
     return (
-        Topic(REQUESTS, account_partitions, {**account, "message.timestamp.type": "LogAppendTime", "max.message.bytes": str(REQUEST_BYTES_MAX)}),
+        Topic(REQUESTS, account_partitions, {**account, **_AS_RECEIVED, "max.message.bytes": str(REQUEST_BYTES_MAX)}),
         Topic(RESULTS, account_partitions, {**account, "max.message.bytes": str(RESULT_BYTES_MAX)}),
         Topic(PRICES, MARKET_PARTITIONS, compact),
         Topic(ASSETS, MARKET_PARTITIONS, compact),
         Topic(DEAD_LETTERS, account_partitions, {**account, "max.message.bytes": str(DEAD_LETTER_BYTES_MAX)}),
     )
+
+
+_AS_RECEIVED: Final = {"message.timestamp.type": "LogAppendTime", "compression.type": "uncompressed"}
+"""The broker's own clock, and the bound on the bytes of a record as they are: what was small only by compression could not become a dead letter."""
 
 
 async def provision(bootstrap: str, account_partitions: int, replication: int) -> list[str]:
@@ -94,12 +98,27 @@ async def _create_and_check(admin: AIOKafkaAdminClient, topics: tuple[Topic, ...
 
 
 async def _check_partitions(admin: AIOKafkaAdminClient, topics: tuple[Topic, ...]) -> None:
-    found = {row["topic"]: len(row["partitions"]) for row in await admin.describe_topics([topic.name for topic in topics])}
+    async for attempt in stamina.retry_context(on=_NotYetKnown, attempts=CONNECT_ATTEMPTS_MAX, timeout=CONNECT_WAIT_S_MAX, wait_max=1.0):
+        with attempt:
+            found = await _partitions_of(admin, topics)
     for topic in topics:
         if found.get(topic.name) != topic.partitions:
             raise TopicMismatch(
                 f"topic {topic.name} has {found.get(topic.name)} partitions, {topic.partitions} are declared: the count cannot change once records are in it"
             )
+
+
+async def _partitions_of(admin: AIOKafkaAdminClient, topics: tuple[Topic, ...]) -> dict[str, int]:
+    """Partitions of each topic. A broker may answer for a moment that one it has just made has none."""
+    found = {row["topic"]: len(row["partitions"]) for row in await admin.describe_topics([topic.name for topic in topics])}
+    unknown = [topic.name for topic in topics if not found.get(topic.name)]
+    if unknown:
+        raise _NotYetKnown(f"the broker does not know of any partition of {', '.join(unknown)}")
+    return found
+
+
+class _NotYetKnown(KafkaError):  # type: ignore[misc] # the client has no types
+    pass
 
 
 async def _check_settings(admin: AIOKafkaAdminClient, topics: tuple[Topic, ...]) -> None:

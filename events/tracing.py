@@ -17,15 +17,17 @@ from opentelemetry.util.types import AttributeValue
 
 LINKS_MAX: Final = 16
 _W3C: Final = TraceContextTextMapPropagator()
+_TRACER: Final = trace.get_tracer("cnop")
+"""Goes on to the provider that a process installs later. Asking for one each time would read the environment each time."""
 
 
 def current_traceparent() -> tuple[str | None, str | None]:
     """`traceparent` and `tracestate` to send along now; the first is a fresh random one where no span is open."""
-    carrier: dict[str, str] = {}
-    _W3C.inject(carrier)
-    if "traceparent" not in carrier:
-        _W3C.inject(carrier, trace.set_span_in_context(_fresh(), Context()))
-    return carrier.get("traceparent"), carrier.get("tracestate")
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        context = _fresh().get_span_context()
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return parent, context.trace_state.to_header() or None
 
 
 def trace_id() -> str | None:
@@ -48,15 +50,17 @@ def span(
     Spans of kind SERVER and CONSUMER stand at the edge of a process: without a readable `traceparent` they begin a trace. An exception
     that leaves the block marks the span as failed.
     """
-    carrier = {key: value for key, value in (("traceparent", traceparent), ("tracestate", tracestate)) if value}
     at_edge = kind in (SpanKind.SERVER, SpanKind.CONSUMER)
-    parent = _W3C.extract(carrier, Context() if at_edge else get_current())
-    with trace.get_tracer("cnop").start_as_current_span(name, parent, kind, attributes) as opened:
-        if opened.get_span_context().is_valid:
+    parent = _parent(traceparent, tracestate, Context() if at_edge else get_current())
+    opened = _TRACER.start_span(name, parent, kind, attributes)
+    if opened.is_recording():
+        with trace.use_span(opened, end_on_exit=True):
             yield opened
-        else:
-            with _attached(_fresh()) as unrecorded:
-                yield unrecorded
+    elif not at_edge and opened.get_span_context() is trace.get_current_span().get_span_context() and opened.get_span_context().is_valid:
+        yield opened  # nothing records, and the span around it stands for this one
+    else:
+        with _attached(opened if opened.get_span_context().is_valid else _fresh()) as unrecorded:
+            yield unrecorded
 
 
 @contextmanager
@@ -73,13 +77,19 @@ def batch_span(name: str, origins: Sequence[tuple[str | None, str | None]]) -> I
         return
     contexts = [_span_context(traceparent, tracestate) for traceparent, tracestate in origins[:LINKS_MAX]]
     links = [Link(context) for context in contexts if context.is_valid]
-    with trace.get_tracer("cnop").start_as_current_span(name, Context(), SpanKind.CONSUMER, attributes, links) as opened:
+    with _TRACER.start_as_current_span(name, Context(), SpanKind.CONSUMER, attributes, links) as opened:
         yield opened
 
 
 def _span_context(traceparent: str | None, tracestate: str | None) -> SpanContext:
-    carrier = {key: value for key, value in (("traceparent", traceparent), ("tracestate", tracestate)) if value}
-    return trace.get_current_span(_W3C.extract(carrier, Context())).get_span_context()
+    return trace.get_current_span(_parent(traceparent, tracestate, Context())).get_span_context()
+
+
+def _parent(traceparent: str | None, tracestate: str | None, otherwise: Context) -> Context:
+    """The context that a header names; the other one where there is none, or none that can be read."""
+    if not traceparent:
+        return otherwise
+    return _W3C.extract({"traceparent": traceparent, **({"tracestate": tracestate} if tracestate else {})}, otherwise)
 
 
 def _fresh() -> Span:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from schemas.market import Asset, asset_adapter
-from schemas.money import ZERO
+from schemas.money import CURRENCY_SCALES, ZERO
 
 SCALE_MAX: Final = 18
 ASSET_ID_PATTERN: Final = r"[A-Z0-9]{1,10}"
@@ -85,6 +85,7 @@ def _checked(row: object) -> Asset:
         raise ValueError(f"{first['loc'][0]}: {first['msg']}") from None
     for name, holds, rule in (
         ("asset_id", re.fullmatch(ASSET_ID_PATTERN, asset.asset_id), "has 1 to 10 of A-Z and 0-9"),
+        ("asset_id", asset.asset_id not in CURRENCY_SCALES, "is not the name of a currency"),
         ("price_usd", asset.price_usd > ZERO, "is above zero"),
         ("minimum_quantity", asset.minimum_quantity > ZERO, "is above zero"),
         ("price_scale", 0 <= asset.price_scale <= SCALE_MAX, f"is 0 to {SCALE_MAX}"),

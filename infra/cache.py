@@ -1,14 +1,13 @@
 """What we keep in Redis: the views of accounts, filled by projector and loaders through one guard, and the denylist of tokens.
 
 A view can be lost at any time and is filled again from the ledger. Readers get an answer from the ledger itself while Redis is away.
-The denylist cannot be rebuilt: see `Denylist`.
+The denylist cannot be rebuilt: see `infra.denylist`.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -32,7 +31,7 @@ from infra.cache_guard import (
     read_page,
     read_row,
 )
-from infra.clock import Clock
+from infra.denylist import Denylist
 from infra.ledger import LedgerReads
 from schemas.ledger import Account, Order
 from schemas.results import Result
@@ -63,9 +62,6 @@ REACH_S: Final = 0.25
 REACH_POLL_S: Final = 0.005
 FILL_ATTEMPTS_MAX: Final = 3
 """Rounds of loading and putting one view while others change it."""
-DENYLIST: Final = "denylist"
-PRUNE_AFTER_S: Final = 60
-"""Doors' clocks may differ: a token is kept on the denylist for so long after its expiry."""
 LOADS_AT_ONCE: Final = 8
 """Accounts that one projector batch loads at once."""
 
@@ -104,6 +100,12 @@ class Snapshot:
     orders: list[Order]
     rows: list[Transaction]
     kept: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the lists have what the account counts. DynamoDB may answer a query while a transaction is becoming visible row by row."""
+        counted = self.account.counters
+        return len(self.orders) == min(counted.orders, ORDERS_HELD_MAX) and len(self.rows) == min(counted.transactions, ROWS_HELD_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +309,8 @@ class Views:
         LOADS.inc()
         for _ in range(FILL_ATTEMPTS_MAX):
             snapshot = await self._read(username)
+            if not snapshot.is_whole:
+                continue
             try:
                 answer = await self._cache.script(GUARD, self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows))
             except CacheUnavailable:
@@ -325,45 +329,6 @@ class Views:
             self._ledger.entries(username, before=account.version + 1, limit=ROWS_HELD_MAX),
         )
         return Snapshot(account, orders, [row for entry in entries for row in transactions_of(entry)][:ROWS_HELD_MAX])
-
-
-class Denylist:
-    """Tokens and token families that are refused although they have not expired.
-
-    One sorted set without a lifetime, so that the eviction policy (`volatile-lru`) never takes it; the score is the expiry, and what has
-    expired is pruned. It cannot be rebuilt: if Redis loses its data, revoked access tokens are good again until they expire. While Redis
-    is away every call raises CacheUnavailable; whoever changes anything on a token's word must refuse then.
-    """
-
-    def __init__(self, cache: Cache, clock: Clock) -> None:
-        self._cache = cache
-        self._clock = clock
-
-    async def revoke(self, token_id: str, expires_at: datetime) -> None:
-        """Refuse one access token from now on. Repeating it is harmless."""
-        await self._add(f"t:{token_id}", expires_at)
-
-    async def revoke_family(self, family: str, expires_at: datetime) -> None:
-        """Refuse every access token that was issued with a family of refresh tokens; `expires_at` is when the last of them expires."""
-        await self._add(f"f:{family}", expires_at)
-
-    async def is_revoked(self, token_id: str, family: str) -> bool:
-        """Whether a token, or its family, is refused."""
-        scores = await self._cache.run("denylist", partial(self._scores, token_id, family))
-        return any(score is not None for score in scores)
-
-    async def _scores(self, token_id: str, family: str) -> list[float | None]:
-        scores: list[float | None] = await self._cache.client.zmscore(DENYLIST, [f"t:{token_id}", f"f:{family}"])
-        return scores
-
-    async def _add(self, member: str, expires_at: datetime) -> None:
-        await self._cache.run("revoke", partial(self._store, member, expires_at.timestamp()))
-
-    async def _store(self, member: str, expiry: float) -> None:
-        async with self._cache.client.pipeline(transaction=True) as pipeline:
-            pipeline.zadd(DENYLIST, {member: expiry}, gt=True)
-            pipeline.zremrangebyscore(DENYLIST, "-inf", self._clock.now().timestamp() - PRUNE_AFTER_S)
-            await pipeline.execute()
 
 
 def _shown(view: str, source: str, value: T, version: int) -> Shown[T]:

@@ -1,13 +1,13 @@
 """The connection to Redis: its bounds, its one error, and scripts in one round trip."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from typing import Any, Final, TypeVar
 
-from opentelemetry import trace
 from prometheus_client import Counter, Histogram
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -15,6 +15,8 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from events.tracing import span
 
 T = TypeVar("T")
 
@@ -32,7 +34,6 @@ PIPELINE_MAX: Final = 256
 """Script calls in one pipeline."""
 
 _AWAY: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError, OSError, TimeoutError)
-_TRACER: Final = trace.get_tracer("cnop.cache")
 
 CALL_S: Final = Histogram("cnop_redis_seconds", "Redis calls", ["operation"], buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 3))
 FAULTS: Final = Counter("cnop_redis_faults_total", "Redis calls that failed for a passing reason", ["operation", "cause"])
@@ -59,6 +60,16 @@ class Call:
     args: tuple[str | bytes | int, ...]
 
 
+class _TellsItsEnd:
+    """A connection that was reset while it lay idle says so, as the client expects it: uvloop raises RuntimeError where one writes to it."""
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc] # of the client's own class
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
+
+
 class Cache:
     """A pool of connections; nothing is connected before the first call. `client` is the raw client, for those who subscribe."""
 
@@ -72,6 +83,7 @@ class Cache:
             client_name=client_name,
             retry=Retry(ExponentialBackoff(cap=RETRY_WAIT_S_MAX, base=RETRY_WAIT_S_MAX / 4), RETRIES_MAX),
         )
+        pool.connection_class = type("Connection", (_TellsItsEnd, pool.connection_class), {})
         self.client: Redis = Redis.from_pool(pool)
         self._rests_until = 0.0
 
@@ -107,11 +119,14 @@ class Cache:
         return answers
 
     async def _measured(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
-        with _TRACER.start_as_current_span(f"redis {operation}"), CALL_S.labels(operation).time():
+        started = time.perf_counter()
+        with span(f"redis {operation}"):
             try:
                 return await call()
             except _AWAY as error:
                 raise self._away(operation, error) from error
+            finally:
+                CALL_S.labels(operation).observe(time.perf_counter() - started)
 
     async def _evaluate(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         answers = await self._send(script, calls)

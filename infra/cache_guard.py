@@ -160,6 +160,10 @@ class Layout:
         lines = result.lines
         fields = _line_fields(lines.counters, lines.cash, lines.positions)
         fields["at"] = _quoted(rfc3339(result.at))
+        if result.parking:
+            fields["status"] = _quoted(result.parking.status)
+            if result.version > 1:
+                del fields["counters"]  # a parking tells none, and there are some
         orders = [lines.order] if lines.order else []
         head = ("result", result.username, result.version, *self._bounds(result.username), channel or "", reply if channel else b"")
         return Call(self.keys(result.username), (*head, *_body(fields, orders, transactions_of(result))))

@@ -5,7 +5,7 @@ transaction may answer for what its first try wrote, so each caller repeats know
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -166,41 +166,16 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def to_attribute(value: object) -> Attribute:  # noqa: PLR0911 - one case a type
+def to_attribute(value: object) -> Attribute:
     """A value as DynamoDB's typed JSON. Dataclasses and mappings become maps, without their None fields. TypeError for a float."""
-    match value:
-        case str():
-            return {"S": value}
-        case bool():
-            return {"BOOL": value}
-        case int():
-            return {"N": str(value)}
-        case Decimal():
-            return {"N": plain(value)}
-        case datetime():
-            return {"S": rfc3339(value)}
-        case None:
-            return {"NULL": True}
-        case Mapping():
-            return {"M": {str(name): to_attribute(part) for name, part in value.items() if part is not None}}
-        case list() | tuple():
-            return {"L": [to_attribute(part) for part in value]}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"M": to_item(value)}
-    raise TypeError(f"{type(value).__name__} has no place in an item")
+    write = _WRITERS.get(type(value)) or _writer_of(type(value))
+    return write(value)
 
 
 def to_item(value: object) -> Item:
     """A dataclass as an item's attributes, without its None fields."""
-    pairs = ((name, getattr(value, name)) for name in _names(type(value)))
+    pairs = [(name, getattr(value, name)) for name in _names(type(value))]
     return {name: to_attribute(part) for name, part in pairs if part is not None}
-
-
-def _names(kind: type[Any]) -> tuple[str, ...]:
-    names = _FIELDS.get(kind)
-    if names is None:
-        names = _FIELDS[kind] = tuple(field.name for field in fields(kind))
-    return names
 
 
 def from_attribute(attribute: Mapping[str, Any]) -> Any:
@@ -307,3 +282,49 @@ def _indexes(description: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
 
 def _types(description: dict[str, Any]) -> dict[str, str]:
     return {row["AttributeName"]: row["AttributeType"] for row in sorted(description["AttributeDefinitions"], key=lambda row: str(row["AttributeName"]))}
+
+
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(field.name for field in fields(kind))
+    return names
+
+
+def _map(value: Mapping[Any, Any]) -> Attribute:
+    return {"M": {str(name): to_attribute(part) for name, part in value.items() if part is not None}}
+
+
+def _list(value: Sequence[object]) -> Attribute:
+    return {"L": [to_attribute(part) for part in value]}
+
+
+def _writer_of(kind: type[Any]) -> Callable[[Any], Attribute]:
+    """The writer of a type that is seen for the first time."""
+    write = next((_WRITERS[known] for known in list(_WRITERS) if issubclass(kind, known)), None)
+    if write is None and is_dataclass(kind):
+        write = _record
+    if write is None and issubclass(kind, Mapping):
+        write = _map
+    if write is None:
+        raise TypeError(f"{kind.__name__} has no place in an item")
+    _WRITERS[kind] = write
+    return write
+
+
+def _record(value: object) -> Attribute:
+    return {"M": to_item(value)}
+
+
+_WRITERS: Final[dict[type[Any], Callable[[Any], Attribute]]] = {
+    str: lambda value: {"S": value},
+    Decimal: lambda value: {"N": plain(value)},
+    datetime: lambda value: {"S": rfc3339(value)},
+    bool: lambda value: {"BOOL": value},
+    int: lambda value: {"N": str(value)},
+    dict: _map,
+    list: _list,
+    tuple: _list,
+    type(None): lambda _: {"NULL": True},
+}
+"""How a value of a type is written. Types are looked up here since asking `isinstance` one after the other cost more than the writing."""

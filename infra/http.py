@@ -12,6 +12,8 @@ from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.events import BaseEventEmitterBackend
+from litestar.middleware import ASGIMiddleware
+from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
 from infra import http_contracts, http_docs, http_health, http_problems
@@ -83,6 +85,7 @@ def build_app(
     dependencies: Mapping[str, Provide] | None = None,
     lifespan: Sequence[Lifespan] = (),
     state: Mapping[str, Any] | None = None,
+    middleware: Sequence[ASGIMiddleware] = (),
     title: str = "",
     description: str = "",
 ) -> DoorApp:
@@ -90,11 +93,24 @@ def build_app(
 
     `routes` come under /api/v1 and need a token unless marked with `opt={PUBLIC: True}`; beside it stand /livez, /readyz, /health,
     /metrics, and /docs with /docs/openapi.json. `lifespan` opens what the door needs, in order, and closes it in reverse; background
-    tasks are started there, on `background`: the first one that ends makes /livez fail and ends the process (`serve`).
+    tasks are started there, on `background`: the first one that ends makes /livez fail and ends the process (`serve`). `middleware` runs after
+    routing, and before callers are looked at.
     """
     api = Router(API, route_handlers=list(routes))
     docs = Docs(title or name, description, api, dependencies or {})
-    return _app(name, [api], docs, ids=ids, health=health, background=background, auth=auth, dependencies=dependencies, lifespan=lifespan, state=state)
+    return _app(
+        name,
+        [api],
+        docs,
+        ids=ids,
+        health=health,
+        background=background,
+        auth=auth,
+        dependencies=dependencies,
+        lifespan=lifespan,
+        state=state,
+        middleware=middleware,
+    )
 
 
 def admin_app(
@@ -122,6 +138,7 @@ def _app(
     auth: Auth | None = None,
     dependencies: Mapping[str, Provide] | None = None,
     state: Mapping[str, Any] | None = None,
+    middleware: Sequence[ASGIMiddleware] = (),
 ) -> DoorApp:
     held = background or Background()
     health.probe("background", held.alive)
@@ -129,7 +146,7 @@ def _app(
         route_handlers=[*routes, *http_health.routes(name, health), *([*http_docs.routes(docs), *http_contracts.routes()] if docs else ())],
         request_class=JsonRequest,
         request_max_body_size=BODY_BYTES_MAX,
-        middleware=[Authenticate(auth)],
+        middleware=[*middleware, Authenticate(auth)],
         exception_handlers={Exception: http_problems.answer},
         dependencies=dict(dependencies or {}),
         # Twice: background tasks end before what they use is closed, and also where something after them could not be opened.
@@ -142,7 +159,16 @@ def _app(
     )
     app.name, app.health, app.background, app.docs = name, health, held, docs
     app.edge = Edge(partial(Litestar.__call__, app), ids)
+    _provide_one_by_one(app)
     return app
+
+
+def _provide_one_by_one(app: Litestar) -> None:
+    """Resolve what a handler is given in turn. The providers here wait for nothing: a task for each would cost a sixth of a small request."""
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for _, wanted in route.route_handler_map.values():
+                wanted.dependency_batches = [{one} for batch in wanted.dependency_batches for one in batch]
 
 
 class _NoEvents(BaseEventEmitterBackend):

@@ -78,7 +78,8 @@ class Authenticate(ASGIMiddleware):
 
     async def _is_revoked(self, auth: Auth, token_id: str, family: str) -> bool:
         try:
-            return await asyncio.wait_for(auth.revocations.is_revoked(token_id, family), REVOCATION_WAIT_S)
+            async with asyncio.timeout(REVOCATION_WAIT_S):
+                return await auth.revocations.is_revoked(token_id, family)
         except (RedisError, OSError, TimeoutError):
             DENYLIST_AWAY.labels("refused" if auth.fail_closed else "allowed").inc()
             if auth.fail_closed:

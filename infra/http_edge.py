@@ -27,6 +27,8 @@ API: Final = "/api/v1"
 EXTRA_HEADERS: Final = "extra_headers"
 """Key in the request's state: headers that the answer gets whatever becomes of the request, for guards."""
 UNMATCHED: Final = "unmatched"
+_READ_HERE: Final = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
+"""Headers; the server hands over all names in lower case (ASGI)."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -47,28 +49,29 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request. What is raised after the answer began is logged and raised on: the server closes the connection then."""
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ_HERE}
         request_id = _accepted(headers.get(b"x-request-id")) or self._ids.new()
         inner = _as_get(scope)
         inner.setdefault("state", {})[REQUEST_ID] = request_id
         answer = _Answer(inner, send, request_id, bodiless=scope.get("method") == "HEAD")
         started = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=request_id, username=None):
-            try:
-                if scope["path"] in ADMIN_PATHS:
-                    await self._app(inner, receive, answer.send)
-                else:
-                    await self._traced(inner, receive, answer, headers)
-            except asyncio.CancelledError:
-                # The server's time to stop is over. Whoever still waits must not take silence for a refusal.
-                if answer.status:
-                    raise
-                await cut_short(inner, receive, answer.send)
-            except Exception:
-                log.exception("answer broken off")
+        before = structlog.contextvars.bind_contextvars(request_id=request_id, username=None)
+        try:
+            if scope["path"] in ADMIN_PATHS:
+                await self._app(inner, receive, answer.send)
+            else:
+                await self._traced(inner, receive, answer, headers)
+        except asyncio.CancelledError:
+            # The server's time to stop is over. Whoever still waits must not take silence for a refusal.
+            if answer.status:
                 raise
-            finally:
-                _record(inner, scope.get("method"), answer.status, time.perf_counter() - started)
+            await cut_short(inner, receive, answer.send)
+        except Exception:
+            log.exception("answer broken off")
+            raise
+        finally:
+            _record(inner, scope.get("method"), answer.status, time.perf_counter() - started)
+            structlog.contextvars.reset_contextvars(**before)
 
     async def _traced(self, scope: Scope, receive: Receive, answer: "_Answer", headers: dict[bytes, str]) -> None:
         method = str(scope.get("method"))

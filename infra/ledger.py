@@ -3,16 +3,14 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final, Protocol
 
 from botocore.exceptions import ClientError
-from pydantic import TypeAdapter
 
-from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code, from_item, to_item
+from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code
+from infra.ledger_items import account_item, entry_item, order_item, read_account, read_entry, read_order
 from schemas.ledger import Account, Entry, Order
-from schemas.money import CURRENCY_SCALES
-from schemas.results import entry_of, result_value
+from schemas.results import result_value
 from schemas.tables import (
     ACCOUNT_SK,
     ENTRIES_BY_ASSET,
@@ -78,7 +76,14 @@ class Unknown:
     cause: str
 
 
-Outcome = Stored | Refused | Unknown
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The store does not take this write, however often it is tried (an item over its size limit), or holds an item in its way that nobody can read."""
+
+    cause: str
+
+
+Outcome = Stored | Refused | Unknown | Failed
 
 
 class LedgerReads(Protocol):
@@ -183,7 +188,9 @@ class Ledger:
         return item
 
     async def _batch(self, usernames: Sequence[str]) -> list[Item]:
-        keys = [{"pk": {"S": account_pk(username)}, "sk": {"S": ACCOUNT_SK}} for username in usernames]
+        return await self._get([{"pk": {"S": account_pk(username)}, "sk": {"S": ACCOUNT_SK}} for username in usernames])
+
+    async def _get(self, keys: list[Item]) -> list[Item]:
         items: list[Item] = []
         while keys:
             answer = await self._dynamo.call("batch_get_item", RequestItems={LEDGER.name: {"Keys": keys, "ConsistentRead": True}})
@@ -195,6 +202,13 @@ class Ledger:
         return items
 
     async def _newest(self, username: str, index: Index, lower: Mapping[str, str], upper: Mapping[str, str], limit: int) -> list[Item]:
+        """The items behind an index, which holds their keys alone: what a request writes counts more than what a page reads."""
+        keys = await self._newest_keys(username, index, lower, upper, limit)
+        pages = [keys[start : start + BATCH_GET_MAX] for start in range(0, len(keys), BATCH_GET_MAX)]
+        found = {item["sk"]["S"]: item for page in await asyncio.gather(*map(self._get, pages)) for item in page}
+        return [found[key["sk"]["S"]] for key in keys]
+
+    async def _newest_keys(self, username: str, index: Index, lower: Mapping[str, str], upper: Mapping[str, str], limit: int) -> list[Item]:
         # BETWEEN takes both ends in; `upper` itself is not wanted, so one more is asked for and dropped.
         items: list[Item] = []
         start: dict[str, Any] = {}
@@ -215,20 +229,27 @@ class Ledger:
             if "LastEvaluatedKey" not in answer:
                 break
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-        return [item for item in items if item[index.sort_key] != dict(upper)][:limit]
+        wanted = [item for item in items if item[index.sort_key] != dict(upper)][:limit]
+        return [{"pk": item["pk"], "sk": item["sk"]} for item in wanted]
 
     async def _transact(self, writes: Sequence[Write]) -> list[Outcome]:
-        actions = [action for write in writes for action in _actions(write)]
+        actions = [action for write in writes for action in actions_of(write)]
         async with self._slots:
             try:
                 await self._dynamo.call("transact_write_items", TransactItems=actions)
             except DynamoUnavailable as error:
                 return [Unknown(str(error))] * len(writes)
             except ClientError as error:
-                if error_code(error) != "TransactionCanceledException":
+                if error_code(error) == "TransactionCanceledException":
+                    return list(_reasons(writes, error.response.get("CancellationReasons") or []))
+                if not is_refused(error):
                     raise
-                return list(_reasons(writes, error.response.get("CancellationReasons") or []))
-        return [Stored()] * len(writes)
+                if len(writes) == 1:
+                    return [Failed(str(error))]
+            else:
+                return [Stored()] * len(writes)
+        # One of them is not taken, and the answer does not say which: each alone, so that the others are stored now.
+        return [outcome for write in writes for outcome in await self._transact([write])]
 
 
 def _packs(writes: Sequence[Write]) -> Iterator[list[int]]:
@@ -254,18 +275,20 @@ def _bytes(write: Write) -> int:
     return _LINE_BYTES * (lines + len(write.orders) * 4) + texts
 
 
-def _actions(write: Write) -> Iterator[dict[str, Any]]:
-    yield {"Put": {"TableName": LEDGER.name, "Item": account_item(write.account), **_version_is(write.loaded_version)}}
+def actions_of(write: Write) -> Iterator[dict[str, Any]]:
+    """The actions of a write: the account first, then entries, then orders."""
+    yield {"Put": {"TableName": LEDGER.name, "Item": account_item(write.account), **version_is(write.loaded_version)}}
     for entry in write.entries:
-        yield {"Put": {"TableName": LEDGER.name, "Item": entry_item(entry), **_ABSENT}}
+        yield {"Put": {"TableName": LEDGER.name, "Item": entry_item(entry), **ABSENT}}
     for order in write.orders:
-        yield {"Put": {"TableName": LEDGER.name, "Item": order_item(write.account.username, order), **_ABSENT}}
+        yield {"Put": {"TableName": LEDGER.name, "Item": order_item(write.account.username, order), **ABSENT}}
 
 
-_ABSENT: Final = {"ConditionExpression": "attribute_not_exists(pk)", "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+ABSENT: Final = {"ConditionExpression": "attribute_not_exists(pk)", "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
 
 
-def _version_is(version: int) -> dict[str, Any]:
+def version_is(version: int) -> dict[str, Any]:
+    """The condition on an account item: it has this version, or is not there where that is 0."""
     if version == 0:
         return {"ConditionExpression": "attribute_not_exists(pk)"}
     return {
@@ -282,90 +305,31 @@ def _reasons(writes: Sequence[Write], reasons: Sequence[Mapping[str, Any]]) -> I
         return
     start = 0
     for write in writes:
-        yield _reason(reasons[start : start + write.actions])
+        yield outcome_of(reasons[start : start + write.actions])
         start += write.actions
 
 
-def _reason(reasons: Sequence[Mapping[str, Any]]) -> Outcome:
+def is_refused(error: ClientError) -> bool:
+    """Whether the store does not take what is in a transaction. The same item twice in it is a mistake in the transaction, and ours."""
+    return error_code(error) == "ValidationException" and "multiple operations on one item" not in str(error)
+
+
+def outcome_of(reasons: Sequence[Mapping[str, Any]]) -> Outcome:
+    """What the reasons of one account's actions in a cancelled transaction say; the first of them is about its account item."""
     codes = [str(reason.get("Code") or "None") for reason in reasons]
     failed = [reason for reason, code in zip(reasons, codes, strict=True) if code == "ConditionalCheckFailed"]
+    if "ValidationError" in codes:
+        return Failed(str(reasons[codes.index("ValidationError")].get("Message") or "ValidationError"))
     if not failed:
         return Unknown(next((code for code in codes if code != "None"), NEIGHBOUR))
-    entries: dict[str, Entry] = {}
-    orders: dict[str, Order] = {}
-    for item in (reason["Item"] for reason in failed if reason.get("Item")):
-        if item["sk"]["S"].startswith("ENTRY#"):
-            entry = read_entry(item)
-            entries[entry.request_id] = entry
-        elif item["sk"]["S"].startswith("ORDER#"):
-            order = read_order(item)
-            orders[order.order_id] = order
+    try:
+        entries, orders = _in_the_way([reason["Item"] for reason in failed if reason.get("Item")])
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the item is wrong with this account alone
+        return Failed(f"an item in the way cannot be read: {type(error).__name__}")
     return Refused(moved=codes[0] == "ConditionalCheckFailed", entries=entries, orders=orders)
 
 
-def account_item(account: Account) -> Item:
-    """An account as its item."""
-    return {"pk": {"S": account_pk(account.username)}, "sk": {"S": ACCOUNT_SK}, **to_item(account)}
-
-
-def entry_item(entry: Entry) -> Item:
-    """An entry as its item: its result as the text that goes out, beside what the text does not say.
-
-    The index attributes are there only where it moved something, so the indexes hold history without refusals.
-    """
-    item = {
-        "pk": {"S": account_pk(entry.username)},
-        "sk": {"S": entry_sk(entry.request_id)},
-        "partition": {"N": str(entry.partition)},
-        "offset": {"N": str(entry.offset)},
-        "correlation_id": {"S": entry.correlation_id},
-        "trace_id": {"S": entry.trace_id},
-        "result": {"S": result_value(entry).decode()},
-    }
-    if entry.lines.cash or entry.lines.positions:
-        item[ENTRIES_BY_VERSION.sort_key] = {"N": str(entry.version)}
-    asset = next((posting.unit for posting in entry.postings if posting.unit not in CURRENCY_SCALES), None)
-    if asset:
-        item[ENTRIES_BY_ASSET.sort_key] = {"S": asset_version(asset, entry.version)}
-    return item
-
-
-def order_item(username: str, order: Order) -> Item:
-    """An order as its item: the order as JSON text, beside the attributes that keys and indexes need."""
-    return {
-        "pk": {"S": account_pk(username)},
-        "sk": {"S": order_sk(order.order_id)},
-        ORDERS_BY_VERSION.sort_key: {"N": str(order.created_version)},
-        "order": {"S": _order().dump_json(order, exclude_none=True).decode()},
-    }
-
-
-def read_account(item: Item) -> Account:
-    """An account from its item. pydantic's ValidationError where the item is not one."""
-    return _account().validate_python(from_item(item))
-
-
-def read_entry(item: Item) -> Entry:
-    """An entry from its item. UnreadableResult or KeyError where the item is none."""
-    return entry_of(
-        item["result"]["S"].encode(),
-        partition=int(item["partition"]["N"]),
-        offset=int(item["offset"]["N"]),
-        correlation_id=item["correlation_id"]["S"],
-        trace_id=item["trace_id"]["S"],
-    )
-
-
-def read_order(item: Item) -> Order:
-    """An order from its item."""
-    return _order().validate_json(item["order"]["S"])
-
-
-@cache
-def _account() -> TypeAdapter[Account]:
-    return TypeAdapter(Account)
-
-
-@cache
-def _order() -> TypeAdapter[Order]:
-    return TypeAdapter(Order)
+def _in_the_way(items: Sequence[Item]) -> tuple[dict[str, Entry], dict[str, Order]]:
+    entries = [read_entry(item) for item in items if item["sk"]["S"].startswith("ENTRY#")]
+    orders = [read_order(item) for item in items if item["sk"]["S"].startswith("ORDER#")]
+    return {entry.request_id: entry for entry in entries}, {order.order_id: order for order in orders}

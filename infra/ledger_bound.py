@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from infra.ledger import LedgerReads
+from infra.parked import ParkedReads
 from schemas.ledger import Account, Entry, Order
 
 READS_AT_ONCE: Final = 16
@@ -22,9 +22,9 @@ class TooManyReads(RuntimeError):
 
 
 class BoundedReads:
-    """The reads of a ledger, so many at once. Implements `LedgerReads`; each call may raise TooManyReads."""
+    """The reads of a ledger, so many at once. Implements `ParkedReads`; each call may raise TooManyReads."""
 
-    def __init__(self, ledger: LedgerReads, *, at_once: int = READS_AT_ONCE, waiting_max: int = READS_WAITING_MAX) -> None:
+    def __init__(self, ledger: ParkedReads, *, at_once: int = READS_AT_ONCE, waiting_max: int = READS_WAITING_MAX) -> None:
         self._ledger = ledger
         self._slots = asyncio.Semaphore(at_once)
         self._waiting = 0
@@ -59,6 +59,11 @@ class BoundedReads:
         """See `LedgerReads`."""
         async with self._turn():
             return await self._ledger.orders(username, before=before, limit=limit)
+
+    async def waits(self, username: str, request_id: str) -> bool:
+        """See `ParkedReads`."""
+        async with self._turn():
+            return await self._ledger.waits(username, request_id)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

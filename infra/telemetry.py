@@ -12,6 +12,7 @@ from collections.abc import Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Final
 
+import orjson
 import structlog
 from opentelemetry import trace
 from pydantic import ValidationError
@@ -28,6 +29,7 @@ TEMPLATE_MAX: Final = 200
 FRAMES_MAX: Final = 30
 CAUSES_MAX: Final = 5
 ERROR_TEXT_MAX: Final = 500
+_PLAIN: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_NON_STR_KEYS
 _SECRET_FIELDS: Final = frozenset({"password", "token", "access_token", "refresh_token", "authorization", "secret", "private_key", "body", "cookie"})
 
 
@@ -61,7 +63,7 @@ def _configure_logs(service_name: str, level: str) -> None:
         _blanked,
         _ordered(service_name),
     ]
-    renderer = structlog.processors.JSONRenderer(serializer=json.dumps, default=str, ensure_ascii=False)
+    renderer = structlog.processors.JSONRenderer(serializer=_json)
     structlog.configure(
         processors=[structlog.processors.add_log_level, *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
@@ -78,6 +80,14 @@ def _configure_logs(service_name: str, level: str) -> None:
     handler.addFilter(Repeats())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
+
+
+def _json(event: Event, **_given: Any) -> str:
+    """One line. What the fast writer does not take, such as half of a surrogate pair or a very large number, the slow one writes."""
+    try:
+        return orjson.dumps(event, default=str, option=_PLAIN).decode()
+    except orjson.JSONEncodeError:
+        return json.dumps(event, default=str)
 
 
 class Repeats(logging.Filter):

@@ -84,6 +84,14 @@ def _lazily(name: str, short_help: str) -> None:
         single(args=context.args, prog_name=f"cnop {name}")
 
 
+@app.command("parked", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def parked(context: typer.Context) -> None:
+    """List parked accounts, and drain them (`cnop parked drain USERNAME`)."""
+    from ops.parked import app as parked_app  # noqa: PLC0415
+
+    parked_app(args=context.args, prog_name="cnop parked")
+
+
 _lazily("demo", "Drive the running system as clients would, and prove that its books add up.")
 _lazily("load", "Take requests from a CSV or NDJSON file.")
 

@@ -11,15 +11,18 @@ from command_api.outcome import SOURCE as DOOR
 from events.envelope import Envelope
 from infra.asset_file import load_asset_file
 from processors.domain.decide import decide_all
+from processors.domain.parking import drained, parking_entry
 from processors.market import SOURCE as MARKET
-from processors.settlement import SOURCE as SETTLEMENT
+from processors.records import SOURCE as SETTLEMENT
+from processors.records import Read, result_record
 from schemas.instants import parse_rfc3339
-from schemas.ledger import Account, Order, OrderStatus
+from schemas.ledger import Account, Order, OrderStatus, Parked, Parking
 from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, Asset, AssetFacts, PriceChanged, Quote, encode_asset, encode_price
 from schemas.money import ZERO
 from schemas.requests import (
     AccountRequest,
     Deposit,
+    DrainRequested,
     FenceRequested,
     LimitStamp,
     LoggedRequest,
@@ -67,6 +70,10 @@ class _Call:
         return f"00-{digits[:32]}-{digits[32:48]}-01"
 
     @property
+    def read(self) -> Read:
+        return Read(self.logged, "reply:sample-door", self.traceparent, None)
+
+    @property
     def logged(self) -> LoggedRequest:
         return LoggedRequest(self.request, self.id, BEGIN + STEP * self.place, 2, 1000 + self.place, self.trace, self.trace)
 
@@ -82,6 +89,19 @@ def _account_events() -> Iterator[Envelope]:
         yield _result(call, result)
         if result.lines.order and isinstance(request, OrderPlaced):
             yield from (_result(call, of_limit) for of_limit in _limit_results(result, result.lines.order))
+    yield from _parking_events(account)
+
+
+def _parking_events(account: Account) -> Iterator[Envelope]:
+    """A deposit that cannot be decided, and its draining."""
+    waiting, drain = (_Call(place, request) for place, request in ((20, Deposit(USERNAME, Decimal("75.00"), DAY_LIMIT)), (21, DrainRequested(USERNAME))))
+    entry = parking_entry(USERNAME, account.version, account.at, waiting.logged, "undecodable")
+    yield result_record(entry, waiting.read)
+    yield _request(drain)
+    decided = decide_all(replace(account, version=entry.version), (waiting.logged,), {})
+    parked = Parked(waiting.logged.partition, waiting.logged.offset, entry.at, "undecodable")
+    done = drained(decided, parked, drain.logged, Parking("active", None, (waiting.id,)), waiting.logged.offset)
+    yield result_record(done.entry, drain.read)
 
 
 def _requests() -> Iterator[AccountRequest]:

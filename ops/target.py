@@ -20,11 +20,12 @@ class NoTarget(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Addresses. `dynamodb_url` is empty where the ledger is Amazon's own; `is_embedded`: its engine takes any credentials."""
+    """Addresses. `dynamodb_url` is empty where the ledger is Amazon's own; `is_embedded`: its engine takes any credentials. `kafka`: host:port."""
 
     origin_url: str
     dynamodb_url: str
     is_embedded: bool
+    kafka: str
 
 
 def find(url: str, home: Path | None) -> Target:
@@ -39,8 +40,8 @@ def find(url: str, home: Path | None) -> Target:
     is_local = bool(state) and origin_url.rstrip("/") == state.get("origin_url")
     settings = Settings()
     if is_local:
-        return Target(origin_url, state["dynamodb_url"], state["engine"] != "external")
-    return Target(origin_url.rstrip("/"), settings.dynamodb_url, is_embedded=False)
+        return Target(origin_url, state["dynamodb_url"], state["engine"] != "external", state["kafka"])
+    return Target(origin_url.rstrip("/"), settings.dynamodb_url, is_embedded=False, kafka=settings.kafka)
 
 
 def use_embedded_credentials() -> None:

@@ -24,9 +24,9 @@ from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.http import DoorApp, admin_app
 from infra.http_health import Health
 from infra.http_serve import be
-from infra.ledger import Ledger
 from infra.ledger_bound import BoundedReads
 from infra.market import MarketCache, MarketStore
+from infra.parked import ParkingLedger
 from infra.process import Background
 from infra.settings import Settings
 from processors import market, projector, settlement
@@ -63,6 +63,7 @@ def _app(name: str, settings: Settings) -> DoorApp:
 async def _settlement(settings: Settings, health: Health, background: Background) -> AsyncIterator[None]:
     async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
         await _patiently("dynamodb", dynamo.ping)
+        settle = settlement.Settlement(ParkingLedger(dynamo), pause, SystemClock().now, log_lines_max=settings.log_batch_lines_max)
         loop = Loop(
             bootstrap=settings.kafka,
             group=topics.SETTLEMENT,
@@ -71,7 +72,8 @@ async def _settlement(settings: Settings, health: Health, background: Background
             results_topic=topics.RESULTS,
             batch_records_max=settlement.BATCH_RECORDS_MAX,
             decode=settlement.decode,
-            handle=settlement.Settlement(Ledger(dynamo), pause, SystemClock().now, log_lines_max=settings.log_batch_lines_max),
+            handle=settle,
+            closed=settle.closed,
         )
         consumer = Consumer(loop)
         await _patiently("kafka", consumer.start)
@@ -91,7 +93,7 @@ async def _projector(settings: Settings, health: Health, background: Background)
     async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
         await _patiently("redis", cache.ping)
         await _patiently("dynamodb", dynamo.ping)
-        views = Views(cache, BoundedReads(Ledger(dynamo)), generation=settings.generation, ttl_s=settings.view_ttl_s)
+        views = Views(cache, BoundedReads(ParkingLedger(dynamo)), generation=settings.generation, ttl_s=settings.view_ttl_s)
         prices = MarketCache(cache, MarketStore(dynamo))
         handler = projector.Projector(views, prices, SystemClock(), log_lines_max=settings.log_batch_lines_max)
         subscriber = Subscriber(

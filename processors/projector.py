@@ -5,9 +5,11 @@ whole while a machine is away, within bounds; past them the error ends the proce
 """
 
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import stamina
 import structlog
@@ -23,6 +25,7 @@ from infra.ledger_bound import TooManyReads
 from schemas.market import Asset, PriceChanged, UnreadableMarketEvent, decode_asset, decode_price
 from schemas.results import UnreadableResult, decode_result
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 TOPICS: Final = (RESULTS, PRICES, ASSETS)
@@ -97,19 +100,20 @@ class Projector:
     async def _show(self, arrived: Sequence[tuple[Inbound, Arrived]]) -> None:
         if not arrived:
             return
-        async for attempt in _patiently():
-            with attempt:
-                projected = await self._views.put([one for _, one in arrived])
+        projected = await _patiently(partial(self._views.put, [one for _, one in arrived]))
         self._measure(arrived, projected)
         self._log(arrived, projected)
 
     async def _take(self, assets: Sequence[Asset], prices: Sequence[PriceChanged]) -> None:
-        async for attempt in _patiently():
-            with attempt:
-                await self._market.put_assets(assets)
-                await self._market.put_prices(prices)
-        if assets or prices:
-            log.debug("market projected", assets=len(assets), prices=len(prices))
+        if not assets and not prices:
+            return
+
+        async def put() -> None:
+            await self._market.put_assets(assets)
+            await self._market.put_prices(prices)
+
+        await _patiently(put)
+        log.debug("market projected", assets=len(assets), prices=len(prices))
 
     def _measure(self, arrived: Sequence[tuple[Inbound, Arrived]], projected: Projected) -> None:
         now = self._clock.now()
@@ -151,5 +155,8 @@ def _price(envelope: Envelope) -> PriceChanged:
     return price
 
 
-def _patiently() -> AsyncIterator[stamina.Attempt]:
-    return aiter(stamina.retry_context(on=_PASSING, attempts=ATTEMPTS_MAX, timeout=PATIENCE_S, wait_initial=0.05, wait_max=RETRY_WAIT_S_MAX))
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """What the work returns; while a machine is away it is done again. The machinery for that is put up after the first failure: it costs more than a view."""
+    with suppress(*_PASSING):
+        return await work()
+    return await stamina.AsyncRetryingCaller(attempts=ATTEMPTS_MAX, timeout=PATIENCE_S, wait_initial=0.05, wait_max=RETRY_WAIT_S_MAX)(_PASSING, work)

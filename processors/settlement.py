@@ -2,36 +2,50 @@
 
 It writes optimistically. What is in the way comes back with the refusal: an entry of the same request, an order of the same id, or a version
 that moved. Then the account is decided again with what is known now, until everything of the batch is stored or found stored.
+
+An exception in one account's work is tried again and then parks that account, from the request on that failed: see `processors.parking`. An
+exception anywhere else ends the process.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Final
-from uuid import UUID
 
 import structlog
 from prometheus_client import Counter, Histogram
 
-from events.consumer import RETRIES
+from events.consumer import RETRIES, Handled
 from events.envelope import Envelope, Inbound, Unreadable
 from events.tracing import batch_span
 from infra.dynamo import DynamoUnavailable
-from infra.ledger import ACTIONS_MAX, NEIGHBOUR, LedgerStore, Outcome, Refused, Stored, Unknown, Write
+from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Outcome, Refused, Stored, Unknown, Write
+from infra.parked import ParkingStore
+from infra.parked import Unreadable as UnreadableAccount
 from processors.domain.decide import Decided, decide_all
-from schemas.ledger import Account, Entry, Order
-from schemas.requests import LoggedRequest, UnreadableRequest, decode_request
-from schemas.results import encode_result, result_id, result_of, result_type
+from processors.domain.parking import decide_until
+from processors.known import KnownAccounts
+from processors.parking import DRAIN_MAX, FAILURES_MAX, Parking
+from processors.records import SOURCE, Read, result_record, where
+from schemas.ledger import Account, Entry, Order, ParkCause, Parked
+from schemas.requests import DrainRequested, LoggedRequest, UnreadableRequest, decode_request
 
 log = structlog.get_logger()
 
-SOURCE: Final = "urn:cnop:settlement"
-BATCH_RECORDS_MAX: Final = 500
+BATCH_RECORDS_MAX: Final = 4_000
+"""A backlog is taken in large batches: the requests of an account in one batch share its write."""
 FOLD_MAX: Final = (ACTIONS_MAX - 1) // 2
 """Requests of one account in one write: each may take an entry and an order, beside the account itself."""
 ATTEMPTS_MAX: Final = 60
 """Tries without progress before the process ends. With the pauses between them about a minute and a half: well under the poll interval."""
+GROUP_REQUESTS: Final = 100
+GROUPS_AT_ONCE: Final = 8
+"""Groups of so many requests, and how many of them are with the store: it is kept busy while the next ones are decided and written down."""
 LOGGED_IDS_MAX: Final = 50
+_REQUEST_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 SETTLED: Final = Counter("cnop_settled_total", "Requests decided and stored, by kind and outcome", ["kind", "outcome"])
 REFUSED: Final = Counter("cnop_refused_total", "Requests refused by the rules, by code", ["kind", "code"])
@@ -40,119 +54,223 @@ SETTLE_S: Final = Histogram(
     "cnop_settle_seconds", "Append to the requests topic until stored", buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 )
 
+__all__ = ["BATCH_RECORDS_MAX", "FOLD_MAX", "SOURCE", "Read", "Settlement", "Stalled", "decode"]
+
 
 class Stalled(RuntimeError):
     """No progress within the bound: the process ends, with its offsets unmoved, and starts anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A request with what its record carries for the way back."""
+@dataclass(slots=True, eq=False)
+class Work:
+    """One account's part of a batch, from first load to the last stored entry.
 
-    logged: LoggedRequest
-    reply_to: str | None
-    traceparent: str | None
-    tracestate: str | None
+    Of `account` and `unreadable` one is there once it is loaded. `found` are ids of requests that were stored before this batch; `drained` are
+    entries that this batch made of requests that had waited. `told` has further results by the offset of the record that tells them, and
+    `asked` further requests. `lookups` are entries whose record may have a parking to tell; `emptied`: up to which offset waiting items are done.
+    """
 
-
-@dataclass(slots=True)
-class _Work:
-    """One account's part of a batch, from first load to the last stored entry."""
-
-    pending: list[LoggedRequest]
+    username: str
     account: Account | None = None
+    pending: list[LoggedRequest] = field(default_factory=list)
+    unreadable: UnreadableAccount | None = None
     orders: dict[str, Order] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
+    found: set[str] = field(default_factory=set)
+    fold_max: int = FOLD_MAX
+    drain_max: int = DRAIN_MAX
+    failures: int = 0
+    cause: ParkCause = "decision"
+    steps: int = 0
+    told: dict[int, list[Envelope]] = field(default_factory=dict)
+    asked: list[Envelope] = field(default_factory=list)
+    drained: list[Entry] = field(default_factory=list)
+    lookups: list[Entry] = field(default_factory=list)
+    emptied: tuple[int, int] | None = None
+
+    def goes_on(self) -> bool:
+        """Whether anything is left to do."""
+        self.pending = [logged for logged in self.pending if logged.request_id not in self.entries]
+        return bool(self.pending or self.lookups)
+
+    def is_plain(self) -> bool:
+        """Whether its next requests are decided and stored, and nothing else."""
+        account = self.account
+        if account is None or account.parked or self.lookups or self.failures >= FAILURES_MAX:
+            return False
+        return not isinstance(self.pending[0].request, DrainRequested)
 
     def next_fold(self) -> tuple[LoggedRequest, ...]:
         """The next requests to decide, each id once: the store refuses the same item twice in a transaction, and the first in the log wins."""
-        self.pending = [logged for logged in self.pending if logged.request_id not in self.entries]
         fold: dict[str, LoggedRequest] = {}
         for logged in self.pending:
+            if isinstance(logged.request, DrainRequested):
+                break
             fold.setdefault(logged.request_id, logged)
-            if len(fold) == FOLD_MAX:
+            if len(fold) == self.fold_max:
                 break
         return tuple(fold.values())
+
+    def forget(self) -> None:
+        """What is known of the account may be wrong: it is loaded before anything else is done."""
+        self.account = self.unreadable = None
+
+    def fail(self, cause: ParkCause, error: str, where: str = "") -> None:
+        """Its next request failed."""
+        self.failures += 1
+        self.cause = cause
+        self.forget()
+        first = self.pending[0]
+        log.warning("an account's work failed", username=self.username, offset=first.offset, tries=self.failures, cause=cause, error=error, where=where)
+
+    def drop(self, logged: LoggedRequest) -> None:
+        """A request is done that leaves no entry here."""
+        self.pending = [other for other in self.pending if other.offset != logged.offset]
+        self.steps += 1
+
+    def became(self, parked: Parked, version: int) -> None:
+        """The account is parked now, at that version."""
+        if self.account:
+            self.account = replace(self.account, status="parked", version=version, parked=parked)
+        elif self.unreadable:
+            self.unreadable = replace(self.unreadable, version=version, parked=parked)
+
+    def learn(self, entries: dict[str, Entry]) -> None:
+        """Entries were found in the way. One that a draining made tells that its record once parked the account, perhaps."""
+        self.entries.update(entries)
+        self.found.update(entries)
+        self.lookups += [entry for entry in entries.values() if entry.drained_by]
 
 
 class Settlement:
     """The handler of the settlement loop.
 
-    `pause(attempt)` waits between tries; `now` is for measurements only, never for a decision. Batches of different partitions may be in
-    hand at once: no account is in two of them.
+    `pause(attempt)` waits between tries; `now` is for measurements and for the bound on parking, never for a decision. Batches of different
+    partitions may be in hand at once: no account is in two of them.
     """
 
-    def __init__(self, ledger: LedgerStore, pause: Callable[[int], Awaitable[None]], now: Callable[[], datetime], *, log_lines_max: int) -> None:
+    def __init__(self, ledger: ParkingStore, pause: Callable[[int], Awaitable[None]], now: Callable[[], datetime], *, log_lines_max: int) -> None:
         self._ledger = ledger
+        self._known = KnownAccounts()
+        self._parking = Parking(ledger, now)
         self._pause = pause
         self._now = now
         self._log_lines_max = log_lines_max
+        self._groups = asyncio.Semaphore(GROUPS_AT_ONCE)
 
-    async def __call__(self, batch: Sequence[Read]) -> list[Envelope]:
+    async def __call__(self, batch: Sequence[Read]) -> Handled:
         """Settle a batch of one partition in log order.
 
-        When this returns, every request has its entry in the store; the results are in the order of the batch. A request that was redelivered
-        gives its stored result once more, since it may never have left; one that repeats an earlier record gives none. Raises Stalled.
+        When this returns, every request has its entry in the store, or waits there in a parked account; the results are in the order of the
+        batch. A request that was redelivered gives its stored result once more, since it may never have left; one that repeats an earlier
+        record gives none. Raises Stalled, TooManyParked, and what is no account's own fault.
         """
-        works = _by_account([read.logged for read in batch])
+        works = self._works(batch)
         with batch_span("settle", [(read.traceparent, read.tracestate) for read in batch]):
-            found = await self._settle(works)
-        results = []
+            await self._settle(works, batch)
+        results: list[Envelope] = []
         for read in batch:
-            entry = works[read.logged.request.username].entries[read.logged.request_id]
+            work = works[read.logged.request.username]
+            results += work.told.get(read.logged.offset, ())
+            entry = work.entries.get(read.logged.request_id)
+            if entry is None or entry.drained_by:
+                continue  # it waits, or the draining that decided it tells its result
             if (entry.partition, entry.offset) == (read.logged.partition, read.logged.offset):
-                results.append(_result(entry, read))
+                results.append(result_record(entry, read))
             else:
                 REPLAYED.labels("repeated").inc()
-        self._report(batch, works, found)
-        return results
+        self._report(batch, works)
+        for work in works.values():
+            if work.account and not work.account.parked:  # a parked one may be mended by hand meanwhile: it is read each time
+                self._known.keep(batch[0].logged.partition, work.account)
+        return Handled(results, [request for work in works.values() for request in work.asked], self._after(works))
 
-    async def _settle(self, works: dict[str, _Work]) -> set[str]:
-        """Bring every request's entry into `works`; returns the ids of those that were stored before this batch."""
-        found: set[str] = set()
+    def closed(self, partition: int) -> None:
+        """The partition is not served here any more."""
+        self._known.closed(partition)
+
+    def _works(self, batch: Sequence[Read]) -> dict[str, Work]:
+        works: dict[str, Work] = {}
+        for read in batch:
+            username = read.logged.request.username
+            work = works.get(username)
+            if work is None:
+                work = works[username] = Work(username, self._known.take(username))
+            work.pending.append(read.logged)
+        return works
+
+    async def _settle(self, works: dict[str, Work], batch: Sequence[Read]) -> None:
+        """Bring every request's entry into `works`, or see to it that it waits."""
         attempt = 0
-        while unsettled := {username: fold for username, work in works.items() if (fold := work.next_fold())}:
-            before = _known(works)
+        while unsettled := [work for work in works.values() if work.goes_on()]:
+            before = _progress(unsettled)
             try:
-                await self._load([work for username, work in works.items() if username in unsettled and work.account is None])
-                decided = [(works[username], _decide(works[username], fold)) for username, fold in unsettled.items()]
-                outcomes = await self._ledger.write([_write(work, done) for work, done in decided])
+                await self._load([work for work in unsettled if work.account is None and work.unreadable is None])
+                plain, special = _sorted(unsettled)
+                await self._write(plain)
+                if special:
+                    await self._parking.step(special, batch)
             except DynamoUnavailable as error:
-                outcomes, decided = [], []
                 RETRIES.labels("store-away").inc()
                 log.warning("store away", attempt=attempt, error=str(error))
-                for username in unsettled:
-                    works[username].account = None
-            for (work, done), outcome in zip(decided, outcomes, strict=True):
-                found |= _learn(work, done, outcome)
-            attempt = 0 if _known(works) > before else attempt + 1
-            if attempt:
-                if attempt > ATTEMPTS_MAX:
-                    raise Stalled(f"no request of {len(unsettled)} accounts could be stored in {ATTEMPTS_MAX} tries")
-                await self._pause(attempt)
-        return found
+                for work in unsettled:
+                    work.forget()
+            attempt = 0 if _progress(unsettled) > before else attempt + 1
+            if attempt > ATTEMPTS_MAX:
+                raise Stalled(f"no request of {len(unsettled)} accounts could be stored in {ATTEMPTS_MAX} tries")
+            if attempt or any(0 < work.failures < FAILURES_MAX for work in unsettled):
+                await self._pause(max(1, attempt))
 
-    async def _load(self, works: Sequence[_Work]) -> None:
+    async def _load(self, works: Sequence[Work]) -> None:
         """Read the accounts that are not known, or not surely."""
         if not works:
             return
-        accounts = await self._ledger.accounts([work.pending[0].request.username for work in works])
+        accounts = await self._ledger.load([work.username for work in works])
         for work in works:
-            work.account = accounts[work.pending[0].request.username]
+            account = accounts[work.username]
+            if isinstance(account, Account):
+                work.account = account
+                continue
+            if not account.parked and work.failures < FAILURES_MAX:
+                work.fail("undecodable", account.reason)
+            work.unreadable = account
 
-    def _report(self, batch: Sequence[Read], works: dict[str, _Work], found: set[str]) -> None:
+    async def _write(self, works: Sequence[Work]) -> None:
+        """Decide and store the next requests of accounts, as many as go into one write of each. While the store has one group, the next is decided."""
+        told = await asyncio.gather(*(self._write_group(group) for group in _groups(works)), return_exceptions=True)
+        for error in told:
+            if error is not None:
+                raise error
+
+    async def _write_group(self, works: Sequence[Work]) -> None:
+        async with self._groups:
+            await self._decide_and_store(works)
+
+    async def _decide_and_store(self, works: Sequence[Work]) -> None:
+        decided = [(work, done) for work in works if (done := _decide(work, work.next_fold()))]
+        outcomes = await self._ledger.write([_as_write(work, done) for work, done in decided])
+        for (work, done), outcome in zip(decided, outcomes, strict=True):
+            _learn(work, done, outcome)
+
+    def _after(self, works: dict[str, Work]) -> Callable[[], Awaitable[None]] | None:
+        emptied = {username: work.emptied for username, work in works.items() if work.emptied}
+        return partial(self._parking.empty, emptied) if emptied else None
+
+    def _report(self, batch: Sequence[Read], works: dict[str, Work]) -> None:
         now = self._now()
-        entries = [works[read.logged.request.username].entries[read.logged.request_id] for read in batch]
-        for read, entry in zip(batch, entries, strict=True):
-            if entry.request_id in found:
+        entries = []
+        for read, entry, work in _outcomes(batch, works):
+            entries.append(entry)
+            if entry.request_id in work.found:
                 REPLAYED.labels("redelivered").inc()
                 continue
             SETTLE_S.observe(max(0.0, (now - read.logged.at).total_seconds()))
-            SETTLED.labels(entry.kind, "refused" if entry.refusal else "settled").inc()
-            if entry.refusal:
-                REFUSED.labels(entry.kind, entry.refusal.code).inc()
+            _count(entry)
+        drained = [entry for work in works.values() for entry in work.drained]
+        for entry in drained:
+            _count(entry)
         singly = len(batch) <= self._log_lines_max
-        for entry in entries:
+        for entry in (*entries, *drained):
             if singly or entry.refusal:
                 _log_entry(entry)
         if not singly:
@@ -179,79 +297,100 @@ def decode(record: Inbound) -> Read:
         correlation_id=envelope.correlation_id,
         trace_id=envelope.trace_id,
     )
-    return Read(logged, envelope.reply_to, envelope.traceparent, envelope.tracestate)
+    return Read(logged, envelope.reply_to, envelope.traceparent, envelope.tracestate, envelope.value)
 
 
 def _is_request_id(text: str) -> bool:
     """Whether it may name an entry: anything else could be too long for a key of the store, and would stop the partition for ever."""
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False
+    return _REQUEST_ID.fullmatch(text) is not None
 
 
-def _by_account(requests: Sequence[LoggedRequest]) -> dict[str, _Work]:
-    works: dict[str, _Work] = {}
-    for logged in requests:
-        works.setdefault(logged.request.username, _Work([])).pending.append(logged)
-    return works
+def _sorted(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+    """Those whose next requests are decided and stored, and the others."""
+    plain: list[Work] = []
+    special: list[Work] = []
+    for work in works:
+        (plain if work.is_plain() else special).append(work)
+    return plain, special
 
 
-def _known(works: dict[str, _Work]) -> int:
-    return sum(len(work.entries) + len(work.orders) for work in works.values())
+def _groups(works: Sequence[Work]) -> Iterator[list[Work]]:
+    """Accounts in groups of `GROUP_REQUESTS` or a little more."""
+    group: list[Work] = []
+    requests = 0
+    for work in works:
+        group.append(work)
+        requests += min(len(work.pending), work.fold_max)
+        if requests >= GROUP_REQUESTS:
+            yield group
+            group, requests = [], 0
+    if group:
+        yield group
 
 
-def _decide(work: _Work, fold: tuple[LoggedRequest, ...]) -> Decided:
+def _progress(works: Sequence[Work]) -> int:
+    return sum(len(work.entries) + len(work.orders) + work.steps for work in works)
+
+
+def _decide(work: Work, fold: tuple[LoggedRequest, ...]) -> Decided | None:
+    """The fold decided; the part of it before a request whose decision raises; None where that is the first one."""
     account = work.account
     if account is None:
         raise RuntimeError("decided before it was loaded")
-    return decide_all(account, fold, work.orders)
+    try:
+        return decide_all(account, fold, work.orders)
+    except Exception as raised:  # noqa: BLE001 - a bug in one account's work parks that account
+        done, error = decide_until(account, fold, work.orders)
+        if done.entries:
+            return done
+        work.fail("decision", type(error or raised).__name__, where(error or raised))
+        return None
 
 
-def _write(work: _Work, decided: Decided) -> Write:
+def _as_write(work: Work, decided: Decided) -> Write:
     loaded = work.account.version if work.account else 0
     return Write(loaded, decided.account, decided.entries, decided.orders)
 
 
-def _learn(work: _Work, decided: Decided, outcome: Outcome) -> set[str]:
-    """Take in what the store said; returns the ids of requests that turned out to be decided already."""
+def _learn(work: Work, decided: Decided, outcome: Outcome) -> None:
+    """Take in what the store said."""
     match outcome:
         case Stored():
             work.account = decided.account
+            work.failures = 0
             work.entries.update((entry.request_id, entry) for entry in decided.entries)
             work.orders.update((order.order_id, order) for order in decided.orders)
-            return set()
         case Refused(moved, entries, orders):
             RETRIES.labels("moved" if moved else "stored-before").inc()
             if moved:
-                work.account = None
-            work.entries.update(entries)
+                work.forget()
+            work.learn(dict(entries))
             work.orders.update(orders)
-            return set(entries)
         case Unknown(cause):
             RETRIES.labels(cause).inc()
             if cause != NEIGHBOUR:
-                work.account = None
-            return set()
+                work.forget()
+        case Failed(cause):
+            RETRIES.labels("store-refused").inc()
+            if len(decided.entries) > 1:
+                work.fold_max = len(decided.entries) // 2
+            else:
+                work.fail("store-refused", cause)
 
 
-def _result(entry: Entry, read: Read) -> Envelope:
-    result = result_of(entry)
-    return Envelope(
-        id=result_id(entry.request_id),
-        source=SOURCE,
-        type=result_type(result),
-        subject=entry.username,
-        time=entry.at,
-        value=encode_result(result),
-        correlation_id=entry.correlation_id,
-        trace_id=entry.trace_id,
-        causation_id=entry.request_id,
-        sequence=entry.version,
-        traceparent=read.traceparent,
-        tracestate=read.tracestate,
-        reply_to=read.reply_to,
-    )
+def _outcomes(batch: Sequence[Read], works: dict[str, Work]) -> Iterator[tuple[Read, Entry, Work]]:
+    """The requests of a batch that are decided, but for those that had waited."""
+    for read in batch:
+        work = works[read.logged.request.username]
+        entry = work.entries.get(read.logged.request_id)
+        if entry and not entry.drained_by:
+            yield read, entry, work
+
+
+def _count(entry: Entry) -> None:
+    SETTLED.labels(entry.kind, "refused" if entry.refusal else "settled").inc()
+    if entry.refusal:
+        REFUSED.labels(entry.kind, entry.refusal.code).inc()
 
 
 def _log_entry(entry: Entry) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Protocol
 from litestar.params import Dependency
 
 from infra.clock import Clock
-from infra.ledger import LedgerReads
+from infra.parked import ParkedReads
 from schemas.identity import Profile
 
 
@@ -17,6 +17,6 @@ class ProfileReads(Protocol):
         ...
 
 
-GivenLedger = Annotated[LedgerReads, Dependency(skip_validation=True)]
+GivenLedger = Annotated[ParkedReads, Dependency(skip_validation=True)]
 GivenClock = Annotated[Clock, Dependency(skip_validation=True)]
 GivenProfiles = Annotated[ProfileReads, Dependency(skip_validation=True)]

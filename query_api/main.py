@@ -14,9 +14,9 @@ from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.http import Auth, DoorApp, Health, ProblemError, Revocations, be, build_app
 from infra.identity import IdentityStore
-from infra.ledger import Ledger, LedgerReads
 from infra.ledger_bound import BoundedReads, TooManyReads
 from infra.market import MarketCache, MarketStore
+from infra.parked import ParkedReads, ParkingLedger
 from infra.secrets import derive, read_secret
 from infra.settings import Settings
 from infra.tokens import TokenVerifier
@@ -51,7 +51,7 @@ def build(settings: Settings) -> DoorApp:
     clock = SystemClock()
     dynamo = Dynamo(settings.dynamodb_url, settings.aws_region)
     cache = Cache(settings.redis_url, client_name=NAME)
-    ledger = BoundedReads(Ledger(dynamo))
+    ledger = BoundedReads(ParkingLedger(dynamo))
     sources = Sources(
         ledger=ledger,
         views=Views(cache, ledger, generation=settings.generation, ttl_s=settings.view_ttl_s),
@@ -69,7 +69,7 @@ def build(settings: Settings) -> DoorApp:
 class Sources:
     """What the answers are taken from."""
 
-    ledger: LedgerReads
+    ledger: ParkedReads
     views: Views
     market: MarketCache
     profiles: ProfileReads

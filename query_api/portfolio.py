@@ -25,7 +25,7 @@ log = structlog.get_logger()
 async def balance(by: Asked, views: Views) -> Response[bytes]:
     """Cash: available, held for open orders, and both; zeros for a new user."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    return answer(by, shown, balance_view(shown.value.cash.get(HOME_CURRENCY), shown.version))
+    return answer(by, shown, balance_view(shown.value.cash.get(HOME_CURRENCY), shown.version, shown.value.status))
 
 
 @get(

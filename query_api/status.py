@@ -30,14 +30,15 @@ async def command(
     ledger: GivenLedger,
     command_key: CommandKey,
 ) -> Response[CommandView]:
-    """Whether a command is pending, settled, refused or fenced, and its outcome; read from the ledger, so it is never behind."""
+    """Whether a command is pending, parked, settled, refused or fenced, and its outcome; read from the ledger, so it is never behind."""
     username = request.user.username
     request_id = read_command_id(command_key.key, username, command_id)
     if request_id is None:
         raise ProblemError("not-found", "You have no such command.")
     entry = await ledger.entry(username, request_id)
+    waits = entry is None and await ledger.waits(username, request_id)
     headers = {CONSISTENCY_TOKEN: consistency_token(username, entry.version)} if entry else {"Retry-After": str(RETRY_AFTER_S)}
-    return Response(command_view(entry, command_id), headers=headers)
+    return Response(command_view(entry, command_id, waits=waits), headers=headers)
 
 
 ROUTES: Final[tuple[Any, ...]] = (command,)

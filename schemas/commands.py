@@ -55,10 +55,10 @@ def answer_of(outcome: Entry | Result) -> MoneyMoved | OrderAnswer | None:
     return _money_moved(outcome)
 
 
-def command_view(outcome: Entry | Result | None, command_id: str) -> CommandView:
-    """What became of a command; pending where there is no outcome."""
+def command_view(outcome: Entry | Result | None, command_id: str, *, waits: bool = False) -> CommandView:
+    """What became of a command; where there is no outcome it is pending, or parked where it is known to wait in a parked account."""
     if outcome is None:
-        return CommandView(command_id=command_id, state="pending")
+        return CommandView(command_id=command_id, state="parked" if waits else "pending")
     refusal, answer = outcome.refusal, answer_of(outcome)
     return CommandView(
         command_id=command_id,

@@ -1,13 +1,17 @@
 """Points in time: aware UTC datetimes with milliseconds, RFC 3339 with `Z` on every wire."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, AwareDatetime, PlainSerializer, WithJsonSchema
 
+INSTANTS_KEPT: Final = 4_096
+"""Requests that are settled together came at few different moments, and each is written several times."""
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(INSTANTS_KEPT)
 def rfc3339(instant: datetime) -> str:
     """`2026-11-25T08:21:42.123Z`: millisecond precision, since that is what a broker's append time has."""
     if instant.tzinfo is not UTC:
@@ -23,6 +27,7 @@ def parse_rfc3339(text: str) -> datetime:
     return _in_utc(instant)
 
 
+@lru_cache(INSTANTS_KEPT)
 def from_millis(millis: int) -> datetime:
     """A point in time from milliseconds since the epoch, as Kafka counts."""
     return datetime.fromtimestamp(millis // 1000, tz=UTC).replace(microsecond=millis % 1000 * 1000)

@@ -149,6 +149,26 @@ class Parking:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that waits in a parked account: all of its record that its decision and its result will need.
+
+    `value` is the record's value as it came; the ids, `reply_to` and the trace context are those of its headers.
+    """
+
+    partition: int
+    offset: int
+    at: Instant
+    request_id: str
+    type: str
+    value: str
+    correlation_id: str
+    trace_id: str
+    reply_to: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """An account's whole state but for its orders. One that does not exist is an empty account of version 0.
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, get_args
-from uuid import UUID, uuid5
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from uuid_utils import UUID, uuid5
 
 from schemas.instants import Instant, rfc3339
 from schemas.market import AssetFacts, Quote
@@ -130,7 +130,7 @@ def request_id(username: str, key: str) -> str:
 
 
 def order_id(username: str, name: str) -> str:
-    """`ord_` + 32 hex digits of UUIDv5 of username and the client's order id, or the request id where the client gave none."""
+    """`ord_` + 32 hex digits of UUIDv5 of username and the client's order id, or `request/` + the request id where the client gave none."""
     return "ord_" + uuid5(REQUEST_NAMESPACE, f"{username}\norder\n{name}").hex
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
-from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter, ValidationError
+from uuid_utils import UUID, uuid5
 
 from schemas.instants import Instant
 from schemas.ledger import Entry, Lines, Parking, Posting, Refusal
@@ -112,7 +112,7 @@ def entry_of(value: bytes, *, partition: int, offset: int, correlation_id: str, 
     return entry
 
 
-def result_type(result: Result) -> str:
+def result_type(result: Entry | Result) -> str:
     """The CloudEvents type of a result."""
     if result.refusal:
         name = _REFUSED[result.kind]

@@ -109,6 +109,7 @@ def _totals(account: Account, held: Mapping[str, Position], values: Mapping[str,
         "prices_as_of": _oldest(prices[asset_id] for asset_id in values),
         "last_updated": last_change(lines),
         "version": account.version,
+        "status": account.status,
     }
 
 

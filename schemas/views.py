@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
 from schemas.instants import Instant
-from schemas.ledger import CashLine, Entry, Order, Position, Posting
+from schemas.ledger import AccountStatus, CashLine, Entry, Order, Position, Posting
 from schemas.money import CURRENCY_SCALES, EXACT, HOME_CURRENCY, ZERO, Amount, currency_scale, in_currency, trimmed
 from schemas.requests import OrderType
 from schemas.results import Result
@@ -126,6 +126,7 @@ class BalanceView(BaseModel):
     currency: str
     updated_at: Instant | None
     version: int
+    status: AccountStatus
 
 
 class TransactionPage(BaseModel):
@@ -191,6 +192,7 @@ class Summary(BaseModel):
     prices_as_of: Instant | None
     last_updated: Instant | None
     version: int
+    status: AccountStatus
 
 
 class Portfolio(Summary):
@@ -391,7 +393,7 @@ def order_detail(order: Order) -> OrderDetail:
     return OrderDetail(**view.model_dump(), fills=fills)
 
 
-def balance_view(cash: CashLine | None, version: int, currency: str = HOME_CURRENCY) -> BalanceView:
+def balance_view(cash: CashLine | None, version: int, status: AccountStatus = "active", currency: str = HOME_CURRENCY) -> BalanceView:
     """A cash line as its owner sees it; zeros where there never was one."""
     line = cash or CashLine()
     return BalanceView(
@@ -401,6 +403,7 @@ def balance_view(cash: CashLine | None, version: int, currency: str = HOME_CURRE
         currency=currency,
         updated_at=line.updated_at if cash else None,
         version=version,
+        status=status,
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 MACHINES = ("kafka", "dynamodb", "valkey")
 PROCESSES = ("origin", "settlement", "projector", "market")
+SPARES = ("settlement-2",)
+"""Second slots, `KIND-SLOT`: started only where a stack names them among its processes."""
 
 SOCKET_PATH_MAX = 90
 """Longest path for a unix socket, in bytes: the system's bound is 104 to 108, and supervisord binds under a name that is longer by a process id first."""
@@ -69,6 +71,12 @@ class Home:
         """Create the folders, readable by their owner only: logs and data are about people's money."""
         for folder in (self.path, self.data, self.logs, self.run, self.keys):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def kind_and_slot(name: str) -> tuple[str, str]:
+    """What a process is, and its slot among its kind; no slot where the name tells none."""
+    kind, _, slot = name.partition("-")
+    return kind, slot
 
 
 def log_file(home: Home, name: str) -> Path:

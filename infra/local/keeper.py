@@ -76,7 +76,7 @@ def _signals() -> int:
 
 def _start_supervisor(home: Home) -> subprocess.Popen[bytes]:
     guard = [sys.executable, "-I", "-S", str(GUARD), str(SUPERVISOR_SIGNAL), str(os.getpid())]
-    argv = [sys.executable, "-m", "supervisor.supervisord", "-c", str(home.run / "supervisord.conf")]
+    argv = [sys.executable, "-m", "infra.local.supervisord", str(home.run / "supervisord.conf")]
     return subprocess.Popen([*guard, *argv], stdin=subprocess.DEVNULL)  # noqa: S603 - our own command line
 
 

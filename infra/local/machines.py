@@ -4,7 +4,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,13 +18,17 @@ from infra.local.home import MACHINES, Home
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a stack is reached. `engine` is dynoxide, ministack or external; ports and process ids go by name."""
+    """Where a stack is reached. `engine` is dynoxide, ministack or external; ports and process ids go by name.
+
+    `kafka_proxied` is where a proxy in front of Kafka finds the broker; empty where none was asked for.
+    """
 
     kafka: str
     dynamodb_url: str
     redis_url: str
     engine: str
     origin_url: str = ""
+    kafka_proxied: str = ""
     admin_ports: Mapping[str, int] = field(default_factory=dict)
     pids: Mapping[str, int] = field(default_factory=dict)
 
@@ -47,10 +51,19 @@ def external(machine: str, settings: LocalSettings) -> str:
     return {"kafka": settings.kafka, "dynamodb": settings.dynamodb_url, "valkey": settings.redis_url}[machine]
 
 
-def prepare(settings: LocalSettings, home: Home, say: Say) -> tuple[dict[str, Command], Addresses]:
+def through(addresses: Addresses, proxies: Mapping[str, int]) -> Addresses:
+    """The same, for those who reach machines through proxies: their ports, by machine."""
+    moved = {"kafka": f"{ports.HOST}:{{}}", "dynamodb": f"http://{ports.HOST}:{{}}", "valkey": f"redis://{ports.HOST}:{{}}/0"}
+    fields = {"kafka": "kafka", "dynamodb": "dynamodb_url", "valkey": "redis_url"}
+    return replace(addresses, **{fields[machine]: moved[machine].format(port) for machine, port in proxies.items()})  # type: ignore[arg-type]
+
+
+def prepare(settings: LocalSettings, home: Home, say: Say, proxies: Mapping[str, int]) -> tuple[dict[str, Command], Addresses]:
     """Download or build what is missing (side by side), choose ports, write configurations. Raises LocalError where one of these fails."""
     embedded = [name for name in MACHINES if not external(name, settings)]
     port = _machine_ports(settings, home, embedded)
+    if "kafka" in embedded and "kafka" in proxies:
+        port |= settle_ports(home, {"kafka_proxied": (0, "CNOP_KAFKA_PORT")})
     made: dict[str, Any] = {}
 
     def have_kafka() -> None:
@@ -66,7 +79,8 @@ def prepare(settings: LocalSettings, home: Home, say: Say) -> tuple[dict[str, Co
     commands: dict[str, Command] = {}
     if "kafka" in embedded:
         kafka.ensure_formatted(home, data, made["jars"], say)
-        commands["kafka"] = Command(kafka.command(home, data, made["jars"], port["kafka"], port["kafka_controller"]))
+        proxied = (port["kafka_proxied"], proxies["kafka"]) if "kafka_proxied" in port else None
+        commands["kafka"] = Command(kafka.command(home, data, made["jars"], port["kafka"], port["kafka_controller"], proxied=proxied))
     if "dynamodb" in embedded:
         commands["dynamodb"] = Command(*dynamodb.command(data, engine, made["program"], port["dynamodb"]))
     if "valkey" in embedded:
@@ -76,6 +90,7 @@ def prepare(settings: LocalSettings, home: Home, say: Say) -> tuple[dict[str, Co
         dynamodb_url=settings.dynamodb_url or f"http://{ports.HOST}:{port['dynamodb']}",
         redis_url=settings.redis_url or f"redis://{ports.HOST}:{port['redis']}/0",
         engine=engine,
+        kafka_proxied=f"{ports.HOST}:{port['kafka_proxied']}" if "kafka_proxied" in port else "",
     )
 
 

@@ -23,9 +23,9 @@ from infra.local import cache, keys, machines, ports, supervision
 from infra.local.cache import Say
 from infra.local.config import LocalSettings
 from infra.local.files import last_lines, locked, read_json, write_json
-from infra.local.home import MACHINES, PROCESSES, Home, LocalError, log_file
+from infra.local.home import MACHINES, PROCESSES, SPARES, Home, LocalError, kind_and_slot, log_file
 from infra.local.keeper import READY
-from infra.local.machines import Addresses, external, probe, settle_ports, together
+from infra.local.machines import Addresses, external, probe, settle_ports, through, together
 from infra.local.supervision import MACHINE_STOP_S, STOP_MARGIN_S, ProcessState, Supervisor
 
 SUPERVISOR_READY_S = 30.0
@@ -67,17 +67,20 @@ class Stack:
         processes: Sequence[str] = PROCESSES,
         env: Mapping[str, str] | None = None,
         *,
+        proxies: Mapping[str, int] | None = None,
         runner: Sequence[str] = (sys.executable, "-m", "ops.main"),
         say: Say = lambda _part, _text: None,
     ) -> None:
         """`env` goes over this process's environment, for the choices (ports, engine) as for the processes; `runner` is the command line in front
-        of `provision` and `run NAME`; `say` is told what is being done, from several threads.
+        of `provision` and `run NAME`; `say` is told what is being done, from several threads. Our processes reach a machine that is named in `proxies`
+        at that port; everybody else reaches it directly.
         """
         self.home = Home(home.absolute())
         self.supervisor = Supervisor(self.home)
         self._processes = tuple(processes)
         self._env = dict(env or {})
         self._settings = LocalSettings.of(self._env)
+        self._proxies = dict(proxies or {})
         self._runner = tuple(runner)
         self._say = say
         self._pipe: int | None = None
@@ -201,8 +204,8 @@ class Stack:
         leftover = self._kill_leftovers()
         if leftover:
             self._say("stack", f"ended what a crash had left: {', '.join(leftover)}")
-        commands, addresses = machines.prepare(self._settings, self.home, self._say)
-        stop_s = dict.fromkeys(commands, MACHINE_STOP_S) | dict.fromkeys(PROCESSES, int(self._settings.shutdown_s + STOP_MARGIN_S))
+        commands, addresses = machines.prepare(self._settings, self.home, self._say, self._proxies)
+        stop_s = dict.fromkeys(commands, MACHINE_STOP_S) | dict.fromkeys(PROCESSES + SPARES, int(self._settings.shutdown_s + STOP_MARGIN_S))
         supervision.configure(self.home, stop_s)
         for name, command in commands.items():
             supervision.write_spec(self.home, name, command.argv, command.env)
@@ -244,8 +247,9 @@ class Stack:
         addresses = Addresses(**(asdict(addresses) | {"admin_ports": admin_ports, "origin_url": origin_url}))
         for name in names:
             variable = "CNOP_PORT" if name == "origin" else "CNOP_ADMIN_PORT"
-            env = self._chosen_by_user() | self._environment(addresses) | {variable: str(port[name])}
-            supervision.write_spec(self.home, name, [*self._runner, "run", name], env)
+            kind, slot = kind_and_slot(name)
+            env = self._chosen_by_user() | self._environment(addresses) | {variable: str(port[name])} | ({"CNOP_SLOT": slot} if slot else {})
+            supervision.write_spec(self.home, name, [*self._runner, "run", kind], env)
         return addresses
 
     def _provision(self, addresses: Addresses) -> None:
@@ -255,6 +259,7 @@ class Stack:
         self._say("provision", "done")
 
     def _environment(self, addresses: Addresses) -> dict[str, str]:
+        addresses = through(addresses, self._proxies)
         variables = {"CNOP_KAFKA": addresses.kafka, "CNOP_DYNAMODB_URL": addresses.dynamodb_url, "CNOP_REDIS_URL": addresses.redis_url}
         if addresses.origin_url:
             variables["CNOP_PORT"] = str(addresses.port("origin"))

@@ -12,7 +12,7 @@ from xmlrpc.client import Fault, ProtocolError, ServerProxy
 
 from infra.local.cache import GUARD
 from infra.local.files import write_json, write_private
-from infra.local.home import MACHINES, PROCESSES, Home, LocalError, log_file
+from infra.local.home import MACHINES, PROCESSES, SPARES, Home, LocalError, log_file
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
 LOG_BACKUPS = 3
@@ -40,7 +40,7 @@ class ProcessState:
         return self.pid > 0
 
 
-GROUPS = {"machines": MACHINES, "processes": PROCESSES}
+GROUPS = {"machines": MACHINES, "processes": PROCESSES + SPARES}
 """Stopped in reverse: the machines go when nobody needs them any more."""
 
 
@@ -79,7 +79,7 @@ class Supervisor:
     def states(self) -> list[ProcessState]:
         """All programs that were ever started since the supervisor runs, in the order of the flow."""
         states = [ProcessState(info["name"], info["statename"], info["pid"], info["start"]) for info in self._call("getAllProcessInfo")]
-        order = MACHINES + PROCESSES
+        order = MACHINES + PROCESSES + SPARES
         return sorted((state for state in states if state.name in self._names()), key=lambda state: order.index(state.name))
 
     def state(self, name: str) -> ProcessState:
@@ -142,7 +142,7 @@ def _group_of(name: str) -> str:
     for group, members in GROUPS.items():
         if name in members:
             return group
-    raise LocalError(f"There is no process {name!r}. Known: {', '.join(MACHINES + PROCESSES)}")
+    raise LocalError(f"There is no process {name!r}. Known: {', '.join(MACHINES + PROCESSES + SPARES)}")
 
 
 def _section(home: Home, name: str, stop_s: int) -> str:

@@ -14,7 +14,7 @@ from processors.domain.orders import buy, sell
 from processors.domain.steps import Step, refuse
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Posting
 from schemas.money import INTEGER_DIGITS_MAX, ZERO, currency_scale, exact, plain, round_down, significant_scale
-from schemas.requests import Deposit, FenceRequested, LoggedRequest, OrderPlaced, Withdrawal, canonical, order_id
+from schemas.requests import Deposit, DrainRequested, FenceRequested, LoggedRequest, OrderPlaced, Withdrawal, canonical, order_id
 from schemas.views import moves_cash
 
 DAY_DIGITS: Final = len("2026-11-25")
@@ -94,7 +94,7 @@ def _step(account: Account, logged: LoggedRequest, at: datetime, orders: Mapping
             return _bounded(account, _withdraw(account, request, at))
         case OrderPlaced() as request:
             return _place(account, request, logged, at, orders)
-        case FenceRequested():
+        case FenceRequested() | DrainRequested():
             return Step(account.counters)
         case _:
             assert_never(logged.request)
@@ -146,7 +146,8 @@ def _place(account: Account, request: OrderPlaced, logged: LoggedRequest, at: da
     That its id was used before is said last: an order that is refused anyway writes nothing that could meet the earlier one in the store,
     so whether the earlier one is known here depends on how requests came into batches, and an outcome must not.
     """
-    oid = order_id(request.username, request.client_order_id or logged.request_id)
+    # No client_order_id has a slash: what a client chooses never meets what we make.
+    oid = order_id(request.username, request.client_order_id or f"request/{logged.request_id}")
     step = _bounded(account, _trade(account, request, oid, at))
     if step.refusal is None and oid in orders:
         return refuse(account, "duplicate-client-order-id", f"client_order_id {request.client_order_id} was used before", "/client_order_id")

@@ -85,6 +85,8 @@ def _check(account: Account, request: OrderPlaced, at: datetime) -> Step | None:
         return refuse(account, "asset-inactive", f"{request.asset_id} is not traded", "/asset_id")
     if at > quote.valid_until:
         return refuse(account, "price-expired", "the quote was too old when the order was decided: place it again")
+    if request.expires_at is not None and at >= request.expires_at:
+        return refuse(account, "validation-failed", "expires_at was not in the future when the order was decided", "/expires_at")
     if significant_scale(request.quantity) > facts.quantity_scale:
         return refuse(account, "validation-failed", f"{request.asset_id} has {facts.quantity_scale} decimals", "/quantity")
     if request.quantity < facts.minimum_quantity:

@@ -16,15 +16,16 @@ from events.envelope import Envelope
 from infra.cache import Arrived, Cache, Views
 from infra.clock import SystemClock, SystemIds
 from infra.dynamo import Dynamo
-from infra.ledger import Ledger
 from infra.local import keys
 from infra.local.stack import Addresses
 from infra.market import MarketStore
+from infra.parked import ParkingLedger
 from infra.settings import Settings
 from processors.settlement import Read, Settlement
 from schemas.market import Asset, PriceChanged
 from schemas.requests import LoggedRequest, decode_request
 from schemas.results import decode_result
+from tests.fakes.backlog import FakeBacklog
 from tests.fakes.bus import FakeBus
 
 REGION = "us-east-1"
@@ -37,7 +38,8 @@ class System:
 
     def __init__(self, dynamo: Dynamo, cache: Cache, settings: Settings) -> None:
         self.bus = FakeBus(self._read)
-        self.ledger = Ledger(dynamo)
+        self.backlog = FakeBacklog()
+        self.ledger = ParkingLedger(dynamo)
         self.views = Views(cache, self.ledger, generation=settings.generation, ttl_s=settings.view_ttl_s)
         self.settles = asyncio.Event()
         self.settles.set()
@@ -66,7 +68,7 @@ class System:
         self._offset += 1
         request = decode_request(envelope.type, envelope.value)
         logged = LoggedRequest(request, envelope.id, SystemClock().now(), 0, self._offset, envelope.correlation_id, envelope.trace_id)
-        for result in await self._settlement([Read(logged, envelope.reply_to, None, None)]):
+        for result in (await self._settlement([Read(logged, envelope.reply_to, None, None)])).results:
             if self.replies:
                 await self.views.put([Arrived(decode_result(result.value), result.value, result.reply_to)])
 
@@ -82,7 +84,7 @@ async def running(addresses: Addresses, folder: Path, **changes: Any) -> AsyncIt
         cache = Cache(settings.redis_url, client_name="test")
         system = System(dynamo, cache, settings)
         await _list_assets(MarketStore(dynamo))
-        system.machines = replace(machines, bus=system.bus)  # type: ignore[type-var]
+        system.machines = replace(machines, bus=system.bus, lag=system.backlog)  # type: ignore[type-var]
         app = assemble(settings, system.machines, SystemClock(), ids)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://test/api/v1") as client:

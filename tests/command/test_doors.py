@@ -301,6 +301,43 @@ async def test_too_many_waiters(slow: System) -> None:
     assert (await asyncio.wait_for(waiting, DEADLINE_S)).status_code == 201
 
 
+async def test_a_refusal_by_the_door_is_of_this_call_alone(system: System) -> None:
+    """The first call may be on its way when its repetition meets other facts: the answer says so, and where to ask; without an own key it need not."""
+    _, headers = await system.user()
+    order = {"asset_id": "OFF", "order_type": "market_buy", "quantity": "1"}
+    repeated = await post(system, "/orders", headers | {"Idempotency-Key": "mine"}, order)
+    assert problem(repeated)[:2] == (422, "asset-inactive")
+    assert repeated.headers["location"].endswith(repeated.json()["command_id"])
+    assert "An earlier call with this key may still be on its way" in repeated.json()["detail"]
+    single = await post(system, "/orders", headers, order)
+    assert "location" not in single.headers
+    assert "earlier" not in single.json()["detail"]
+
+
+async def test_settlement_is_behind(system: System) -> None:
+    """Writes are refused with the time to come back and nothing sent, waiting or not, repeated or not; what is decided is told, and a fence is taken."""
+    _, headers = await system.user()
+    first = await deposit(system, headers, Idempotency_Key="first")
+    assert first.status_code == 201
+    sent = len(system.bus.log)
+    system.backlog.retry_after = 7
+    try:
+        for more in ({}, {"Prefer": "respond-async"}, {"Idempotency_Key": "second"}):
+            shed = await deposit(system, headers, **more)
+            assert problem(shed)[:2] == (503, "overloaded")
+            assert (shed.headers["retry-after"], shed.json()["retryable"]) == ("7", True)
+            assert "This call sent nothing." in shed.json()["detail"]
+        order = {"asset_id": "NOPE", "order_type": "market_buy", "quantity": "1"}
+        assert problem(await post(system, "/orders", headers, order))[:2] == (503, "overloaded")
+        assert len(system.bus.log) == sent
+        again = await deposit(system, headers, Idempotency_Key="first")
+        assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
+        assert (await post(system, f"/commands/{shed.headers['command-id']}/fence", headers)).json()["state"] == "fenced"
+    finally:
+        system.backlog.retry_after = None
+    assert (await deposit(system, headers)).status_code == 201
+
+
 async def test_the_log_is_away(system: System) -> None:
     """503 `unavailable`, nothing sent, with the key to repeat it under."""
     _, headers = await system.user()

@@ -13,10 +13,11 @@ from infra.cache import Cache, Views
 from infra.clock import SystemClock
 from infra.dynamo import Dynamo
 from infra.http import ProblemError
-from infra.ledger import Ledger
+from infra.parked import ParkingLedger
 from infra.replies import Replies
 from processors.settlement import Read, Settlement
 from schemas.requests import Deposit, LimitStamp, LoggedRequest, decode_request
+from tests.fakes.backlog import FakeBacklog
 from tests.fakes.bus import FakeBus
 from tests.fakes.ledger import FaultyDynamo
 
@@ -28,11 +29,13 @@ class Flow:
 
     def __init__(self, dynamo: Dynamo, cache: Cache, faults: int = 0, wait_s: float = 0.2) -> None:
         self.bus = FakeBus()
+        self.backlog = FakeBacklog()
         self.replies = Replies(cache.client, str(uuid4()), waiters_max=NOBODY_WAITS)
         self.faulty = FaultyDynamo(dynamo, [("get_item", "before")] * faults)
-        ledger = Ledger(self.faulty)  # type: ignore[arg-type]
-        self.settlement = Settlement(Ledger(dynamo), lambda _: asyncio.sleep(0), SystemClock().now, log_lines_max=0)
-        self.door = Door(self.bus, self.replies, ledger, Views(cache, ledger, generation=1, ttl_s=600), SystemClock(), command_key=b"k", wait_s=wait_s)
+        ledger = ParkingLedger(self.faulty)  # type: ignore[arg-type]
+        self.settlement = Settlement(ParkingLedger(dynamo), lambda _: asyncio.sleep(0), SystemClock().now, log_lines_max=0)
+        views = Views(cache, ledger, generation=1, ttl_s=600)
+        self.door = Door(self.bus, self.replies, ledger, views, SystemClock(), backlog=self.backlog, command_key=b"k", wait_s=wait_s)
         self.username = f"user_{uuid4().hex[:12]}"
 
     def call(self, key: str | None = None, **preferences: int) -> Call:

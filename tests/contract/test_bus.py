@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from events.bus import Bus, OutcomeUnknown, TooLarge, Unavailable
+from events.bus import Bus, OutcomeUnknown, TooLarge, TooManyInFlight, Unavailable
 from events.envelope import Envelope, read
 from events.topics import REQUEST_BYTES_MAX, REQUESTS
 from infra.local.stack import Addresses
@@ -138,3 +138,21 @@ async def test_cancelled_callers_break_nothing(case: Case) -> None:
     last = event(subject)
     await case.bus.publish(REQUESTS, last)
     assert (await case.log_of(subject))[-1] == last
+
+
+async def test_so_many_on_their_way_and_no_more(provisioned: Addresses) -> None:
+    """One event over the bound is refused before it is handed over; those told as unknown count until they have arrived."""
+    bus = Bus(provisioned.kafka, client_id="test-bound", acknowledge_s=0, in_flight_max=2)
+    await bus.start()
+    subject = f"user_{uuid4().hex[:8]}"
+    told = await asyncio.gather(*(bus.publish(REQUESTS, event(subject)) for _ in range(5)), return_exceptions=True)
+    assert [type(one) for one in told] == [OutcomeUnknown, OutcomeUnknown, TooManyInFlight, TooManyInFlight, TooManyInFlight]
+    assert bus.in_flight <= 2
+    await eventually(lambda: bus.in_flight == 0, DEADLINE_S)
+    watching = asyncio.create_task(bus.watch())
+    await eventually(lambda: bus.reachable, DEADLINE_S)
+    with pytest.raises(OutcomeUnknown):
+        await bus.publish(REQUESTS, event(subject))
+    watching.cancel()
+    await asyncio.wait([watching])
+    await bus.stop(DEADLINE_S)

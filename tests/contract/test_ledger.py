@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 from infra.dynamo import Dynamo, DynamoUnavailable, from_attribute, provision, to_attribute
 from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Ledger, LedgerStore, Refused, Stored, Unknown, Write
 from infra.local.stack import Stack
+from infra.parked import ParkingLedger
 from processors.domain.decide import decide_all
 from processors.settlement import Read, Settlement
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Position, Posting, Refusal
@@ -486,7 +487,7 @@ async def test_settlement_gets_through(dynamo: Dynamo, user: str, script: list[t
         """No pause is needed where the fault is in a script."""
 
     faulty = FaultyDynamo(dynamo, script)
-    settle = Settlement(Ledger(faulty), at_once, lambda: AT, log_lines_max=0)  # type: ignore[arg-type]
+    settle = Settlement(ParkingLedger(faulty), at_once, lambda: AT, log_lines_max=0)  # type: ignore[arg-type]
     batch = [
         Read(LoggedRequest(replace(request, username=name), request_id(name, str(number)), AT, 3, 2 * number + who, "c", "t"), None, None, None)
         for number, request in enumerate([deposit("100.00"), buy("1", "60"), buy("1", "60"), withdrawal("5")])
@@ -498,4 +499,4 @@ async def test_settlement_gets_through(dynamo: Dynamo, user: str, script: list[t
     assert [result.sequence for result in results] == [1, 1, 2, 2, 3, 3, 4, 4]
     account = await Ledger(dynamo).account(user)
     assert (account.version, account.cash["USD"].available, account.positions["BTC"].available) == (4, 35, 1)
-    assert await settle(batch) == results
+    assert (await settle(batch)).results == results

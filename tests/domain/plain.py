@@ -43,7 +43,7 @@ class Book:
         elif isinstance(request, FenceRequested):
             code = None
         else:
-            code = self._trade(request, request.client_order_id or logged.request_id)
+            code = self._trade(request, request.client_order_id or f"request/{logged.request_id}")
         self.outcomes.append(code)
         return code
 

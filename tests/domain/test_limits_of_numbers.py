@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from infra.dynamo import from_item, to_item
-from infra.ledger import read_account
+from infra.ledger_items import read_account
 from processors.domain.decide import decide
 from schemas.ledger import Account, CashLine, Position
 from schemas.market import AssetFacts

@@ -40,6 +40,11 @@ class Refuses:
 
 EXPIRY = NOON + timedelta(seconds=30)
 
+
+def expiring(request: OrderPlaced, at: datetime) -> OrderPlaced:
+    return replace(request, time_in_force="gtd", expires_at=at)
+
+
 FILLS = [
     Fills("a buy takes cash and gives the asset", account("60000"), buy("1"), "10000", "1", "50000", "50000"),
     Fills("exactly enough", account("50000.00"), buy("1"), "0", "1", "50000", "50000"),
@@ -83,6 +88,7 @@ REFUSALS = [
     Refuses("not traded: sale", account("0", btc="1"), sell("1", "1", active=False), "asset-inactive", "/asset_id"),
     Refuses("a millisecond after the quote's end", account("60000"), buy("1", valid_until=EXPIRY), "price-expired", None, EXPIRY + MS),
     Refuses("a quote that was old at once", account("60000"), sell("1", valid_until=NOON - MS), "price-expired", None),
+    Refuses("decided when it had expired", account("100"), expiring(buy("1", "1"), NOON), "validation-failed", "/expires_at", NOON),
     Refuses("limit orders to buy", account("60000"), order("limit_buy", "1", limit="50000"), "order-type-unsupported", "/order_type"),
     Refuses("limit orders to sell", account("0", btc="1"), order("limit_sell", "1", limit="1"), "order-type-unsupported", "/order_type"),
     Refuses("a price of nothing", account("100"), buy("1", "0"), "below-minimum"),
@@ -102,7 +108,7 @@ def test_an_order_fills_whole_at_its_quote(row: Fills) -> None:
     assert (placed.status, placed.total_amount, placed.fee) == ("completed", Decimal(row.total), Decimal(row.fee))
     assert (placed.average_price, placed.filled_quantity) == (row.request.stamp.quote.price, row.request.quantity)
     assert (placed.quote_sequence, placed.created_version, placed.created_at) == (41, entry.version, row.at)
-    assert placed.order_id == order_id(USER, request_id(USER, "k"))
+    assert placed.order_id == order_id(USER, f"request/{request_id(USER, 'k')}")
     assert (entry.lines.cash, entry.lines.positions) == (after.cash, after.positions)
 
 
@@ -141,6 +147,20 @@ def test_a_client_order_id_is_used_once() -> None:
     later, entry = settle(decided.account, again, orders={placed.order_id: placed for placed in decided.orders})
     assert _code(entry) == "duplicate-client-order-id"
     assert later.cash == decided.account.cash
+
+
+def test_a_client_order_id_cannot_be_one_of_ours() -> None:
+    """A client that names an order like one of its requests does not meet the order of that request."""
+    unnamed, named = in_order([buy("1", "1"), buy("1", "1", client_order_id=request_id(USER, "0"))])
+    unnamed = replace(unnamed, request_id=request_id(USER, "0"))
+    decided = decide_all(account("100"), (unnamed, named), {})
+    assert [entry.refusal for entry in decided.entries] == [None, None]
+
+
+def test_an_order_that_has_not_expired_fills() -> None:
+    """One millisecond before `expires_at` an order is good."""
+    _, entry = settle(account("100"), expiring(buy("1", "1"), NOON + MS), at=NOON)
+    assert entry.refusal is None
 
 
 def test_a_refused_order_does_not_use_up_its_client_order_id() -> None:

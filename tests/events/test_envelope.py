@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from events.envelope import HEADER_VALUE_BYTES_MAX, HEADERS_MAX, Envelope, UnreadableEnvelope, read
+from events.envelope import HEADER_VALUE_BYTES_MAX, HEADERS_MAX, TRACE_HEADER_BYTES_MAX, Envelope, UnreadableEnvelope, read
 
 FULL = Envelope(
     id="5b6f2c1e-7a9d-5f30-8c11-3f1f0a9f7a10",
@@ -65,6 +65,24 @@ def test_unknown_headers_are_ignored() -> None:
     assert _read(FULL, b3=b"1", ce_newattribute=b"x") == FULL
 
 
+def test_unknown_headers_are_not_looked_at() -> None:
+    """What others put beside our headers cannot make an event unreadable, whatever it is."""
+    assert read(FULL.key, FULL.value, [*FULL.headers(), ("x", None), ("y", b"\xff"), ("z", b"x" * 5_000)]) == FULL  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("raw", [b"x" * (TRACE_HEADER_BYTES_MAX + 1), b"\xff"], ids=["too long", "not UTF-8"])
+@pytest.mark.parametrize("name", ["traceparent", "tracestate"])
+def test_a_useless_trace_header_is_as_good_as_none(name: str, raw: bytes) -> None:
+    """Trace headers come from callers and never decide what becomes of an event."""
+    assert getattr(_read(FULL, **{name: raw}), name) is None
+
+
+def test_a_long_trace_header_is_not_sent() -> None:
+    """A caller's 4 KB of tracestate neither goes into the log nor makes the event unreadable."""
+    envelope = replace(FULL, tracestate="a=" + "x" * 4_000)
+    assert read(envelope.key, envelope.value, envelope.headers()) == replace(FULL, tracestate=None)
+
+
 def test_ids_stand_in_for_what_is_missing() -> None:
     """A producer without our extensions is understood: its event's id correlates."""
     envelope = _read(FULL, ce_correlationid=None, x__request__id=None)
@@ -89,7 +107,7 @@ REFUSED = {
     "a sequence in other digits": {"ce_sequence": "٧".encode()},
     "an empty sequence": {"ce_sequence": b""},
     "a header that is not UTF-8": {"x__request__id": b"\xff"},
-    "a header that is too long": {"tracestate": b"x" * (HEADER_VALUE_BYTES_MAX + 1)},
+    "a header that is too long": {"x__request__id": b"x" * (HEADER_VALUE_BYTES_MAX + 1)},
     "too many headers": {f"x{number}": b"1" for number in range(HEADERS_MAX)},
 }
 
@@ -111,7 +129,7 @@ def test_a_time_at_the_edge_of_the_calendar_is_unreadable(when: str) -> None:
 def test_a_header_without_a_value_is_unreadable() -> None:
     """Kafka allows a header with a null value; an envelope has none."""
     with pytest.raises(UnreadableEnvelope):
-        read(FULL.key, FULL.value, [*FULL.headers(), ("x", None)])  # type: ignore[list-item]
+        read(FULL.key, FULL.value, [*FULL.headers(), ("x-request-id", None)])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(("key", "value"), [(None, b"{}"), (b"", b"{}"), (b"alice_1 ", b"{}"), (b"\xff", b"{}"), (b"alice_1", None)])

@@ -110,11 +110,12 @@ def _trade(order: Order, cash: CashLine, position: Position, counters: Counters,
 
 @dataclass
 class HistoryReads:
-    """Implements `LedgerReads` on histories. `visible` caps the version that is settled by now; each read lets other tasks run."""
+    """Implements `ParkedReads` on histories. `visible` caps the version that is settled by now; each read lets other tasks run."""
 
     histories: dict[str, History]
     visible: dict[str, int] = field(default_factory=dict)
     reads: dict[str, int] = field(default_factory=dict)
+    waiting: set[tuple[str, str]] = field(default_factory=set)
 
     async def account(self, username: str) -> Account:
         await self._count("account")
@@ -142,6 +143,10 @@ class HistoryReads:
     async def orders(self, username: str, *, before: int | None, limit: int) -> list[Order]:
         await self._count("orders")
         return [order for order in self._orders(username) if before is None or order.created_version < before][:limit]
+
+    async def waits(self, username: str, request_id: str) -> bool:
+        await self._count("waits")
+        return (username, request_id) in self.waiting
 
     async def _count(self, read: str) -> None:
         self.reads[read] = self.reads.get(read, 0) + 1

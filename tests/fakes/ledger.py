@@ -11,23 +11,11 @@ from typing import Any, Literal
 from botocore.exceptions import ClientError
 
 from infra.dynamo import Attribute, Dynamo, DynamoUnavailable, Item
-from infra.ledger import (
-    ACTIONS_MAX,
-    NEIGHBOUR,
-    Outcome,
-    Refused,
-    Stored,
-    Unknown,
-    Write,
-    account_item,
-    entry_item,
-    order_item,
-    read_account,
-    read_entry,
-    read_order,
-)
+from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Outcome, Refused, Stored, Unknown, Write
+from infra.ledger_items import account_item, entry_item, order_item, read_account, read_entry, read_order
 from schemas.ledger import Account, Entry, Order
 from schemas.tables import ACCOUNT_SK, ENTRIES_BY_ASSET, ENTRIES_BY_VERSION, ORDERS_BY_VERSION, Index, entry_sk, order_sk
+from tests.fakes.parked import MemoryParking, too_large
 
 NUMBER_DIGITS_MAX = 38
 
@@ -44,8 +32,8 @@ def _never(_: str) -> Fault:
     return "none"
 
 
-class MemoryLedger:
-    """Implements `LedgerStore`.
+class MemoryLedger(MemoryParking):
+    """Implements `ParkingStore`.
 
     `step(name)` is awaited wherever the real one waits; `fault(operation)` says what befalls a call; `stored(write)` is told of each write
     at the moment at which it happens.
@@ -61,7 +49,7 @@ class MemoryLedger:
         self.step = step
         self.fault = fault
         self.stored = stored
-        self.late: list[list[Write]] = []
+        self.late: list[list[Write] | Callable[[], object]] = []
         self._items: dict[str, dict[str, Item]] = {}
 
     async def account(self, username: str) -> Account:
@@ -103,19 +91,25 @@ class MemoryLedger:
 
     def land(self, index: int) -> None:
         """A transaction that nobody waits for any more arrives."""
-        self.apply(self.late.pop(index))
+        arrived = self.late.pop(index)
+        if isinstance(arrived, list):
+            self.apply(arrived)
+        else:
+            arrived()
 
     def apply(self, writes: Sequence[Write]) -> list[Outcome]:
         """One transaction, all or nothing, without a wait or a fault."""
         items = [{(item["pk"]["S"], item["sk"]["S"]): item for item in _items(write)} for write in writes]
         if sum(map(len, items)) != sum(write.actions for write in writes) or len({key for part in items for key in part}) != sum(map(len, items)):
             raise invalid("TransactWriteItems", "Transaction request cannot include multiple operations on one item")
+        if any(map(too_large, (part.values() for part in items))):
+            return [outcome for write in writes for outcome in self.apply([write])] if len(writes) > 1 else [Failed("Item size has exceeded the maximum")]
         told = [self.refusal(write) for write in writes]
         if any(told):
             return [refused or Unknown(NEIGHBOUR) for refused in told]
         for write, part in zip(writes, items, strict=True):
             for (pk, sk), item in part.items():
-                self._items.setdefault(pk, {})[sk] = _as_stored(item)
+                self._items.setdefault(pk, {})[sk] = as_stored(item)
             self.stored(write)
         return [Stored()] * len(writes)
 
@@ -190,7 +184,8 @@ def _items(write: Write) -> Iterator[Item]:
         yield order_item(write.account.username, order)
 
 
-def _as_stored(item: Item) -> Item:
+def as_stored(item: Item) -> Item:
+    """An item as the engine gives it back."""
     return {name: _attribute(item[name]) for name in sorted(item)}  # maps come back in an order of the engine's own
 
 
@@ -205,7 +200,7 @@ def _attribute(attribute: Attribute) -> Attribute:
             text = f"{number:f}"
             return {"N": "0" if not number else text.rstrip("0").rstrip(".") if "." in text else text}
         case "M":
-            return {"M": _as_stored(value)}
+            return {"M": as_stored(value)}
         case "L":
             return {"L": [_attribute(part) for part in value]}
         case _:

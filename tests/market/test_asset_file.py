@@ -56,6 +56,7 @@ def test_an_own_file_is_read(tmp_path):
     [
         ([GOOD, GOOD], "line 3, asset_id: AAA is listed in line 2 already"),
         ([GOOD, GOOD | {"asset_id": "BBB", "price_usd": "0"}], "line 3, price_usd: is above zero"),
+        ([GOOD | {"asset_id": "USD"}], "line 2, asset_id: is not the name of a currency"),
         ([GOOD | {"asset_id": "too-long-id"}], "line 2, asset_id: has 1 to 10 of A-Z and 0-9"),
         ([GOOD | {"price_usd": "much"}], "line 2, price_usd: Value error, must be a decimal number"),
         ([GOOD | {"colour": "red"}], "line 2, colour: is not a field of an asset"),

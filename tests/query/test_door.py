@@ -57,6 +57,7 @@ async def test_balance(door: ReadDoor) -> None:
         "currency": "USD",
         "updated_at": "2026-11-25T00:00:00.002Z",
         "version": 2,
+        "status": "active",
     }
     body = (await door.get("/balance", door.user())).json()
     assert (body["current_balance"], body["updated_at"], body["version"]) == ("0.00", None, 0)

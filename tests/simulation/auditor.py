@@ -1,18 +1,32 @@
 """The auditor: watches store and log from outside, keeps its own books in exact fractions, and says what is wrong the moment it is.
 
-It uses the schemas to read what stands on the wires, and nothing of the code under test.
+It reads what stands on the wires and in the items with the schemas' and the ledger's codecs, and uses nothing else of the code under test.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from fractions import Fraction
+from uuid import UUID
 
+from aiokafka import TopicPartition
+
+from events import topics
 from events.envelope import Unreadable, read
-from infra.ledger import Write
+from infra.dynamo import Item
+from infra.ledger_items import read_entry
+from infra.parked import read_or_head, read_waiting
+from schemas.instants import from_millis
 from schemas.ledger import Account, Entry
-from schemas.requests import LoggedRequest, UnreadableRequest, decode_request
-from schemas.results import decode_result, encode_result, result_id, result_of, result_type
+from schemas.requests import DrainRequested, LoggedRequest, UnreadableRequest, decode_request, next_drain_id, parking_id
+from schemas.results import PARKED, decode_result, encode_result, result_id, result_of, result_type
 from tests.domain.plain import Book
-from tests.fakes.log import Record, Transaction
+from tests.fakes.dynamo import Changes
+from tests.fakes.kafka_broker import Broker, Log, Slot, Transaction
+
+Key = tuple[str, str]
+Place = tuple[int, int]
+DRAIN = DrainRequested.__name__
 
 
 class Wrong(AssertionError):
@@ -25,110 +39,271 @@ def must(holds: object, guarantee: str) -> None:
         raise Wrong(guarantee)
 
 
+@dataclass
+class Asked:
+    """A record of the requests topic that can be read."""
+
+    logged: LoggedRequest
+    reply_to: str | None
+
+
+@dataclass
+class Books:
+    """What the auditor knows of one account."""
+
+    version: int = 0
+    told: int = 0
+    order: int = -1
+    owned: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
+    account: Account | None = None
+    is_parked: bool = False
+    waiting: set[Place] = field(default_factory=set)
+
+
 class Auditor:
-    """One run's books: what was asked in the order of the log, what was stored, what was told."""
+    """One run's books: what was asked in the order of the log, what was stored, what was told.
 
-    def __init__(self) -> None:
-        self._first: dict[tuple[str, str], Record] = {}
+    `at_fault` tells whether an account's own work ever failed by a bug or a damaged item: nothing else may park it.
+    """
+
+    def __init__(self, at_fault: Callable[[str], bool]) -> None:
+        self._at_fault = at_fault
+        self.asked: dict[Place, Asked] = {}
+        self.books: dict[str, Books] = defaultdict(Books)
+        self.entries: dict[Key, Entry] = {}
+        self.offsets: dict[int, int] = defaultdict(int)
+        self.told: set[Key] = set()
+        self._first: dict[Key, Place] = {}
         self._order: dict[str, list[LoggedRequest]] = defaultdict(list)
-        self._replies: dict[str, str | None] = {}
-        self._unreadable: set[tuple[int, int]] = set()
-        self._lettered: set[tuple[int, int]] = set()
-        self._entries: dict[tuple[str, str], Entry] = {}
-        self._accounts: dict[str, Account] = {}
-        self._owned: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
-        self._told: dict[str, int] = defaultdict(int)
-        self._told_ids: set[tuple[str, str]] = set()
-        self._offsets: dict[int, int] = defaultdict(int)
+        self._unreadable: set[Place] = set()
+        self._lettered: set[Place] = set()
+        self._told_in_log: set[Key] = set()
+        self._read: dict[TopicPartition, int] = defaultdict(int)
 
-    def asked(self, record: Record) -> None:
-        """A record was appended to the requests topic."""
+    # The log
+
+    def changed(self, tp: TopicPartition, log: Log) -> None:
+        """A committed reader sees more of a partition."""
+        slots, self._read[tp] = log.read(self._read[tp], log.end)
+        match tp.topic:
+            case topics.REQUESTS:
+                for slot in slots:
+                    self._request(tp.partition, slot)
+            case topics.RESULTS:
+                for slot in slots:
+                    self._result(tp.partition, slot)
+
+    def decided(self, transaction: Transaction, broker: Broker) -> None:
+        """A transaction of the log is committed: results, letters and offset are one."""
+        told: set[Key] = set()
+        asked: set[str] = set()
+        lettered: set[Place] = set()
+        for tp, part in transaction.parts.items():
+            mine = [slot for slot in broker.logs[tp].slots[part.first :] if slot.part is part and not slot.is_marker]
+            if tp.topic == topics.RESULTS:
+                told |= {_told(slot) for slot in mine}
+            elif tp.topic == topics.REQUESTS:
+                asked |= {(dict(slot.headers)["ce_id"] or b"").decode() for slot in mine}
+            elif tp.topic == topics.DEAD_LETTERS:
+                lettered |= {_lettered(slot) for slot in mine}
+                must(all(self._is_letter(slot, broker) for slot in mine), "a dead letter holds its record as it came")
+        must(not lettered & self._lettered, "a dead letter once")
+        must(lettered <= self._unreadable, "only an unreadable record is a dead letter")
+        self._lettered |= lettered
+        must(not told & self._told_in_log, "each result exactly once")
+        goes_on = {next_drain_id(entry.request_id) for key in told if (entry := self.entries.get(key)) and entry.parking and entry.parking.goes_on}
+        must(goes_on == asked, "a step of draining that goes on asks for the next one with its results")
+        self._told_in_log |= told
+        for offsets in transaction.offsets.values():
+            for tp, offset in offsets.items():
+                must(offset >= self.offsets[tp.partition], "offsets never go back")
+                for number in range(self.offsets[tp.partition], offset):
+                    self._is_settled((tp.partition, number))
+                self.offsets[tp.partition] = offset
+
+    def _is_letter(self, letter: Slot, broker: Broker) -> bool:
+        partition, offset = _lettered(letter)
+        record = broker.logs[TopicPartition(topics.REQUESTS, partition)].slots[offset]
+        return (letter.key, letter.value) == (record.key, record.value) and set(letter.headers) >= set(record.headers)
+
+    def _is_settled(self, place: Place) -> None:
+        must(place not in self._unreadable or place in self._lettered, "no offset past an unreadable record without its letter")
+        asked = self.asked.get(place)
+        if asked is None:
+            return
+        username, request_id = asked.logged.request.username, asked.logged.request_id
+        parked = username, parking_id(username, *place)
+        must(parked not in self.entries or parked in self._told_in_log, "no offset past a parking that was not told")
+        if self._first[username, request_id] != place or isinstance(asked.logged.request, DrainRequested):
+            return
+        entry = self.entries.get((username, request_id))
+        must(entry or place in self.books[username].waiting, "no offset past a request that is neither settled nor waits")
+        if entry and entry.drained_by is None:
+            must((username, request_id) in self._told_in_log, "no offset past a result that was not told")
+
+    def _request(self, partition: int, slot: Slot) -> None:
+        place = partition, slot.offset
         try:
-            envelope = read(record.key, record.value, record.headers)
+            envelope = read(slot.key, slot.value, slot.headers)  # type: ignore[arg-type] # headers without a value are what it looks for
             request = decode_request(envelope.type, envelope.value)
         except (Unreadable, UnreadableRequest):
-            request = None
-        if request is None or request.username != envelope.subject:
-            self._unreadable.add((record.partition, record.offset))
+            self._unreadable.add(place)
+            return
+        if request.username != envelope.subject or not _is_uuid(envelope.id):
+            self._unreadable.add(place)
             return
         key = request.username, envelope.id
+        logged = LoggedRequest(request, envelope.id, from_millis(slot.timestamp_ms), partition, slot.offset, "", "")
+        self.asked[place] = Asked(logged, envelope.reply_to)
         if key not in self._first:
-            self._first[key] = record
-            self._replies[envelope.id] = envelope.reply_to
-            self._order[request.username].append(LoggedRequest(request, envelope.id, record.at, record.partition, record.offset, "", ""))
+            self._first[key] = place
+            self._order[request.username].append(logged)
+        else:
+            must(slot.part is None, "a follow-up request is asked once")
 
-    def stored(self, write: Write) -> None:
-        """A write happened in the store."""
-        before = self._accounts.get(write.account.username, Account(write.account.username))
-        for number, entry in enumerate(write.entries, before.version + 1):
-            self._entry(entry, number)
-        must(write.account.version == before.version + len(write.entries), "an account's version counts its entries")
-        lines = {unit: line.available + line.held for unit, line in write.account.cash.items()}
-        lines |= {unit: position.available + position.held for unit, position in write.account.positions.items()}
+    def _result(self, partition: int, slot: Slot) -> None:
+        envelope = read(slot.key, slot.value, slot.headers)  # type: ignore[arg-type] # as above
+        result = decode_result(envelope.value)
+        key = result.username, result.request_id
+        entry = self.entries.get(key)
+        if entry is None:
+            raise Wrong("no result without its change")
+        must(key not in self.told, "each result exactly once")
+        must(envelope.value == encode_result(result_of(entry)), "a result is the same to the byte whenever it is made")
+        books = self.books[result.username]
+        must(result.version == books.told + 1, "results of an account come by version, without a gap")
+        asked = self.asked[entry.partition, entry.offset]
+        must(partition == entry.partition, "a result goes to the partition of its request")
+        must((envelope.id, envelope.causation_id) == (result_id(result.request_id), result.request_id), "a result has its id")
+        must((envelope.subject, envelope.time, envelope.sequence) == (result.username, entry.at, entry.version), "an envelope tells its result")
+        must(envelope.type == result_type(result), "an envelope tells its result's type")
+        must(envelope.reply_to == asked.reply_to, "a result goes to who asked")
+        self.told.add(key)
+        books.told = result.version
+
+    # The store
+
+    def stored(self, changes: Changes) -> None:
+        """Items were written or removed, all at once."""
+        accounts = {item["pk"]["S"].removeprefix("ACCT#"): item for _, item in changes if item and item["sk"]["S"] == "ACCOUNT"}
+        entries: list[Entry] = []
+        for before, item in changes:
+            sk = (item or before or {"sk": {"S": ""}})["sk"]["S"]
+            if sk.startswith(("ENTRY#", "ORDER#")):
+                must(before is None and item is not None, "an entry or order is written once, and stays")
+                if item is not None and sk.startswith("ENTRY#"):
+                    entries.append(read_entry(item))
+            elif sk.startswith("PARKED#"):
+                self._waiting(before, item)
+        for username, item in accounts.items():
+            self._account(username, item, sorted((entry for entry in entries if entry.username == username), key=lambda entry: entry.version))
+        must({entry.username for entry in entries} <= set(accounts), "an entry comes with its account")
+
+    def repaired(self, item: Item) -> None:
+        """An operator's hand wrote an account item."""
+        self.books[item["pk"]["S"].removeprefix("ACCT#")].account = None
+
+    def _account(self, username: str, item: Item, entries: list[Entry]) -> None:
+        books = self.books[username]
+        must([entry.version for entry in entries] == list(range(books.version + 1, books.version + 1 + len(entries))), "versions without a gap")
+        must(int(item["version"]["N"]) == books.version + len(entries), "an account's version counts its entries")
+        was_parked = books.is_parked
+        books.is_parked = item.get("status") == {"S": "parked"}
+        for entry in entries:
+            self._entry(books, entry, was_parked=was_parked)
+        books.version += len(entries)
+        account = read_or_head(item)
+        if not isinstance(account, Account):
+            return
+        books.account = account
+        lines = {unit: line.available + line.held for unit, line in account.cash.items()}
+        lines |= {unit: position.available + position.held for unit, position in account.positions.items()}
         for unit, total in lines.items():
-            must(self._owned[write.account.username, unit] == Fraction(total) >= 0, "balances are the sum of their entries, and never negative")
-        self._accounts[write.account.username] = write.account
+            must(books.owned[unit] == Fraction(total), "balances are the sum of their entries")
+            must(total >= 0, "nothing is negative")
+        must({unit for unit, total in books.owned.items() if total} <= set(lines), "balances are the sum of their entries")
 
-    def committed(self, transaction: Transaction) -> None:
-        """A transaction of the log was committed."""
-        for partition, envelope in transaction.results:
-            result = decode_result(envelope.value)
-            key = result.username, result.request_id
-            entry = self._entries.get(key)
-            must(entry, "no result without its change")
-            must(key not in self._told_ids, "each result exactly once")
-            must(result == result_of(entry), "a result tells its entry")
-            must(envelope.value == encode_result(result_of(entry)), "a result is the same to the byte whenever it is made")
-            must(result.version == self._told[result.username] + 1, "results of an account come by version, without a gap")
-            must(partition == self._first[key].partition, "a result goes to the partition of its request")
-            must((envelope.id, envelope.causation_id) == (result_id(result.request_id), result.request_id), "a result has its id")
-            must((envelope.subject, envelope.time, envelope.sequence) == (result.username, entry.at, entry.version), "an envelope tells its result")
-            must(envelope.type == result_type(result), "an envelope tells its result's type")
-            must(envelope.reply_to == self._replies[result.request_id], "a result goes to who asked")
-            self._told_ids.add(key)
-            self._told[result.username] = result.version
-        for letter in transaction.letters:
-            place = letter.partition, letter.offset
-            must(place in self._unreadable and place not in self._lettered, "a dead letter is an unreadable record, once")
-            self._lettered.add(place)
-        for partition, offset in transaction.offsets.items():
-            must(offset >= self._offsets[partition], "offsets never go back")
-            self._offsets[partition] = offset
-
-    def finish(self) -> None:
-        """Faults have stopped and the log was read to its end."""
-        must(set(self._entries) == set(self._first), "every acknowledged request has an entry")
-        must(set(self._entries) == self._told_ids, "every entry has its result")
-        must(self._unreadable == self._lettered, "every unreadable record is a dead letter")
-        for username, requests in self._order.items():
-            self._compare(username, requests)
-
-    def _entry(self, entry: Entry, number: int) -> None:
+    def _entry(self, books: Books, entry: Entry, *, was_parked: bool) -> None:
         key = entry.username, entry.request_id
-        must(key not in self._entries, "at most one entry for a request")
-        first = self._first.get(key)
-        must(first, "no entry without a request")
-        must((entry.partition, entry.offset) == (first.partition, first.offset), "the first record of a request wins")
-        must(entry.version == number, "versions without a gap")
-        placed = [one for one in self._entries.values() if one.username == entry.username]
-        must(all(one.offset < entry.offset for one in placed), "requests of one account settle in the order of the log")
+        place = entry.partition, entry.offset
+        must(key not in self.entries, "at most one entry for a request")
+        if entry.kind == PARKED:
+            must(entry.request_id == parking_id(entry.username, *place) and place in self.asked, "a parking has its record")
+            must(self._at_fault(entry.username), "an account is parked only for a fault of its own")
+            must(not was_parked and books.is_parked, "an account that is parked is not parked again")
+        else:
+            must(key in self._first, "no entry without a request")
+            must(self._first[key] == place, "the first record of a request wins")
+        if entry.kind not in (PARKED, DRAIN):
+            must(entry.offset > books.order, "requests of one account settle in the order of the log")
+            must(not was_parked or entry.drained_by, "a parked account settles nothing but by draining")
+            books.order = entry.offset
         sums: dict[str, Fraction] = defaultdict(Fraction)
         for posting in entry.postings:
             sums[posting.unit] += Fraction(posting.amount)
             if posting.account == "customer":
-                self._owned[entry.username, posting.unit] += Fraction(posting.amount)
+                books.owned[posting.unit] += Fraction(posting.amount)
         must(not any(sums.values()), "debits equal credits")
-        self._entries[key] = entry
+        self.entries[key] = entry
 
-    def _compare(self, username: str, requests: list[LoggedRequest]) -> None:
+    def _waiting(self, before: Item | None, item: Item | None) -> None:
+        one = read_waiting(item or before or {})
+        username = (item or before or {})["pk"]["S"].removeprefix("ACCT#")
+        books, place, key = self.books[username], (one.partition, one.offset), (username, one.request_id)
+        if item is not None:
+            must(books.is_parked, "a request waits only in a parked account")
+            must(place in books.waiting or key not in self.entries, "a settled request does not wait")
+            books.waiting.add(place)
+            return
+        books.waiting.discard(place)
+        entry = self.entries.get(key)
+        must(entry, "a waiting request is removed only once it is settled")
+        must(key in self._told_in_log, "a waiting request is removed only once its result is told")
+
+    # The end
+
+    def finish(self) -> None:
+        """Faults have stopped and the log was read to its end."""
+        wanted = {key for key, place in self._first.items() if not isinstance(self.asked[place].logged.request, DrainRequested)}
+        must(wanted <= set(self.entries), "every acknowledged request has an entry")
+        must(set(self.entries) == self.told == self._told_in_log, "every entry has its result")
+        must(self._unreadable == self._lettered, "every unreadable record is a dead letter")
+        must(not any(books.is_parked for books in self.books.values()), "every parked account can be drained")
+        for username, requests in self._order.items():
+            self._compare(username, requests)
+
+    def _compare(self, username: str, requests: Iterable[LoggedRequest]) -> None:
         """The outcomes are those of the plain book that read the log once, undisturbed."""
         book = Book()
         for logged in requests:
+            if isinstance(logged.request, DrainRequested):
+                continue
             code = book.take(logged)
-            refusal = self._entries[username, logged.request_id].refusal
+            refusal = self.entries[username, logged.request_id].refusal
             must((refusal.code if refusal else None) == code, "a request is settled as if nothing had ever failed")
-        cash = self._accounts[username].cash.get("USD")
+        account = self.books[username].account
+        if account is None:
+            return
+        cash = account.cash.get("USD")
         must(Fraction(cash.available if cash else 0) * 100 == book.cents, "cash is what it would be if nothing had ever failed")
-        for asset_id, position in self._accounts[username].positions.items():
+        for asset_id, position in account.positions.items():
             held = book.holdings[asset_id]
             must((Fraction(position.available), Fraction(position.cost_basis) * 100) == (held.quantity, held.cost), "so are holdings and their cost")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _told(slot: Slot) -> Key:
+    """Whose request a result tells, by its headers; when it is read they must fit what it says."""
+    headers = dict(slot.headers)
+    return (slot.key or b"").decode(), (headers["ce_causationid"] or b"").decode()
+
+
+def _lettered(slot: Slot) -> Place:
+    headers = dict(slot.headers)
+    return int(headers["dlq_partition"] or b""), int(headers["dlq_offset"] or b"")

@@ -1,215 +1,182 @@
-"""The shell with one thing wrong at a time: a simulation is worth what it sees.
+"""The program with one thing wrong at a time: a simulation is worth what it sees.
 
-Settlement's mutants are made from its source: one piece of text is replaced by another, and must be found exactly once, so that a mutant
-that no longer means anything is told and not passed over.
+A mutant is made from the sources: pieces of text are replaced by others, and each must stand there exactly once, so that a mutant that no longer
+means anything is told and not passed over.
 """
 
-import ast
-import importlib.util
-import sys
-import types
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from tests.simulation.image import Image, Mutation
 
-from infra.ledger import Outcome, Refused, Stored, Write
-from processors import settlement
-from tests.fakes.ledger import MemoryLedger
-from tests.fakes.log import Transaction
-from tests.simulation.world import Batch, Producer, Variant, World, step, transaction
+SETTLEMENT = "processors.settlement"
+PARKING = "processors.parking"
+PARKING_RULES = "processors.domain.parking"
+LEDGER = "infra.ledger"
+PARKED = "infra.parked"
+LANE = "events.lane"
+CONSUMER = "events.consumer"
+TRANSACTION = "events.transaction"
 
-_SOURCE = Path(settlement.__file__).read_text(encoding="utf-8")
-
+_SAME_PLACE = "if (entry.partition, entry.offset) == (read.logged.partition, read.logged.offset):\n                results"
+_STORE = "handled = await self._loop.handle(requests) if requests else Handled()"
+_COMMIT = "await self._transactions.commit(outgoing, {self._tp: next_offset}, self._loop.group)"
+_UNKNOWN = "RETRIES.labels(cause).inc()\n            if cause != NEIGHBOUR:\n                work.forget()"
 _REFUSE_ALL = (
-    "from dataclasses import replace; from schemas.ledger import Lines, Refusal; "
+    "from schemas.ledger import Lines, Refusal; "
     "work.entries.update((entry.request_id, replace(entry, refusal=Refusal('insufficient-funds', ''), postings=(), "
     "lines=Lines(entry.lines.counters))) for entry in decided.entries)"
 )
-SETTLEMENT: dict[str, tuple[str, str]] = {
-    "a stored result is not sent again": (
-        "if (entry.partition, entry.offset) == (read.logged.partition, read.logged.offset):",
-        "if (entry.partition, entry.offset) == (read.logged.partition, read.logged.offset) and entry.request_id not in found:",
+
+MUTANTS: dict[str, tuple[Mutation, ...]] = {
+    # Settlement
+    "no re-emit of a stored result": ((SETTLEMENT, _SAME_PLACE, _SAME_PLACE.replace("):\n", ") and entry.request_id not in work.found:\n")),),
+    "no dedupe: a repeated request is answered again": ((SETTLEMENT, _SAME_PLACE, _SAME_PLACE.replace("if (entry.partition", "if True or (entry.partition")),),
+    "emit before commit: results sent before the store answered": (
+        (SETTLEMENT, "outcomes = await self._ledger.write(", "import asyncio; asyncio.ensure_future(self._ledger.write("),
+        (SETTLEMENT, "_as_write(work, done) for work, done in decided])\n", "_as_write(work, done) for work, done in decided]))\n"),
+        (
+            SETTLEMENT,
+            "for (work, done), outcome in zip(decided, outcomes, strict=True):\n            _learn(work, done, outcome)",
+            "for work, done in decided:\n            _learn(work, done, Stored())",
+        ),
     ),
-    "a repeated request is answered again": ("if (entry.partition, entry.offset) == (read.logged.partition, read.logged.offset):", "if True:"),
-    "an unknown outcome is taken for stored": ("case Stored():", "case Stored() | Unknown():"),
-    "a conflict is taken for insufficient funds": (
-        "RETRIES.labels(cause).inc()",
-        _REFUSE_ALL,
+    "a conflict taken for a refusal": ((SETTLEMENT, _UNKNOWN, _REFUSE_ALL),),
+    "a conflict passed over": ((SETTLEMENT, _UNKNOWN, "work.pending.clear()"),),
+    "an unknown outcome taken as stored": ((SETTLEMENT, "case Stored():", "case Stored() | Unknown():"),),
+    "an unknown outcome taken as not stored, the cache kept": ((SETTLEMENT, _UNKNOWN, "RETRIES.labels(cause).inc()"),),
+    "an account that moved is not loaded again": ((SETTLEMENT, "if moved:\n                work.forget()", "if False:\n                work.forget()"),),
+    "an entry in the way is not taken in": ((SETTLEMENT, "self.entries.update(entries)", "pass"),),
+    "an order in the way is not taken in": ((SETTLEMENT, "work.learn(dict(entries))\n            work.orders.update(orders)", "work.learn(dict(entries))"),),
+    "results made from what was decided now, not from the entry": (
+        (SETTLEMENT, "work.learn(dict(entries))", "work.learn({entry.request_id: entry for entry in decided.entries if entry.request_id in entries})"),
     ),
-    "a conflict is passed over": ("RETRIES.labels(cause).inc()", "work.pending.clear()"),
-    "an account that moved is not loaded again": ("if moved:", "if False:"),
-    "an entry in the way is not taken in": ("work.entries.update(entries)", "pass"),
-    "an order in the way is not taken in": ("work.orders.update(orders)", "pass"),
-    "what was found is told as new": ("work.entries.update(entries)", "work.entries.update((entry.request_id, entry) for entry in decided.entries)"),
-    "the same id is folded twice": ("fold.setdefault(logged.request_id, logged)", "fold[str(len(fold))] = logged"),
-    "the last of the same id wins": ("fold.setdefault(logged.request_id, logged)", "fold[logged.request_id] = logged"),
-    "results are sent backwards": ("for read in batch:\n            entry = works", "for read in reversed(batch):\n            entry = works"),
-    "another user's record is taken": ("if request.username != envelope.subject:", "if False:"),
+    "results made from the current account": (
+        (
+            SETTLEMENT,
+            "results.append(result_record(entry, read))",
+            "results.append(result_record(replace(entry, version=work.account.version if work.account else entry.version), read))",
+        ),
+    ),
+    "the same id twice in a fold": ((SETTLEMENT, "fold.setdefault(logged.request_id, logged)", "fold[str(len(fold))] = logged"),),
+    "the last of the same id wins": ((SETTLEMENT, "fold.setdefault(logged.request_id, logged)", "fold[logged.request_id] = logged"),),
+    "results sent backwards": ((SETTLEMENT, "for read in batch:\n            work = works[", "for read in reversed(batch):\n            work = works["),),
+    "another user's record is taken": ((SETTLEMENT, "if request.username != envelope.subject:", "if False:"),),
+    "an id that is no request id is taken": ((SETTLEMENT, "if not _is_request_id(envelope.id):", "if False:"),),
+    "an account's bug ends the process": ((SETTLEMENT, "    except Exception as raised:", "    except ZeroDivisionError as raised:"),),
+    "accounts of a closed partition stay known, and versions are not checked": (
+        (SETTLEMENT, "self._known.closed(partition)", "pass"),
+        (LEDGER, '"ConditionExpression": "#version = :loaded",', '"ConditionExpression": "#version > :before",'),
+        (LEDGER, '{":loaded": {"N": str(version)}}', '{":before": {"N": "0"}}'),
+    ),
+    # Ledger
+    "no version check": (
+        (LEDGER, '"ConditionExpression": "#version = :loaded",', '"ConditionExpression": "#version > :before",'),
+        (LEDGER, '{":loaded": {"N": str(version)}}', '{":before": {"N": "0"}}'),
+    ),
+    "an entry or order may be written over": ((LEDGER, '"Item": entry_item(entry), **ABSENT}', '"Item": entry_item(entry)}'),),
+    "an order may be written over": ((LEDGER, '"Item": order_item(write.account.username, order), **ABSENT}', '"Item": order_item(write.account.username, order)}'),),
+    "a neighbour's failure taken as one's own": (
+        (LEDGER, 'return Unknown(next((code for code in codes if code != "None"), NEIGHBOUR))', 'return Failed("a neighbour\'s")'),
+    ),
+    "a neighbour's failure taken for stored": ((LEDGER, "return Unknown(next((code for code in codes if code != \"None\"), NEIGHBOUR))", "return Stored()"),),
+    "no answer taken for stored": (
+        (LEDGER, "return [Unknown(str(error))] * len(writes)", "return [Stored()] * len(writes)"),
+    ),
+    "no answer taken for a neighbour's failure, the cache kept": (
+        (LEDGER, "return [Unknown(str(error))] * len(writes)", "return [Unknown(NEIGHBOUR)] * len(writes)"),
+    ),
+    # The lane
+    "commit offsets first": (
+        (LANE, _COMMIT, f"await self._transactions.commit([], {{self._tp: next_offset}}, self._loop.group)\n                {_COMMIT}"),
+    ),
+    "results first, offsets in a transaction of their own": (
+        (LANE, _COMMIT, f"await self._transactions.commit(outgoing, {{}}, self._loop.group)\n                {_COMMIT.replace('outgoing', '[]')}"),
+    ),
+    "offsets before the store": ((LANE, _STORE, f"await self._transactions.commit([], {{self._tp: batch[-1].offset + 1}}, self._loop.group)\n        {_STORE}"),),
+    "a transactional id for the process": (
+        (LANE, 'transactional_id=f"{loop.group}-{tp.partition}"', 'transactional_id=f"{loop.member}-{id(client)}-{tp.partition}"'),
+    ),
+    "no seek after fencing": ((LANE, "self._client.seek(self._tp, begin)", "pass"),),
+    "the committed offset read before fencing": (
+        (
+            LANE,
+            "await self._transactions.open()\n            self._committed = await self._client.committed(self._tp)\n            begin",
+            "self._committed = await self._client.committed(self._tp)\n            await self._transactions.open()\n            begin",
+        ),
+    ),
+    "records fetched before the seek kept": (
+        (
+            LANE,
+            "async with asyncio.timeout(self._loop.bounds.open_s):\n            await self._transactions.open()\n            self._committed = ",
+            "self._early = (await self._client.getmany(self._tp, timeout_ms=50, max_records=6)).get(self._tp)\n"
+            "        async with asyncio.timeout(self._loop.bounds.open_s):\n            await self._transactions.open()\n            self._committed = ",
+        ),
+        (LANE, "batch: list[ConsumerRecord] = []", "batch: list[ConsumerRecord] = list(self.__dict__.pop('_early', None) or [])"),
+    ),
+    "a dead letter dropped": ((LANE, "[(letter.key, letter.value, letter.headers()) for letter in letters]", "[]"),),
+    "a dead letter after the offset, in a transaction of its own": (
+        (LANE, _COMMIT, f"await self._transactions.commit(outgoing[:2], {{self._tp: next_offset}}, self._loop.group)\n"
+         "                await self._transactions.commit(outgoing[2:], {}, self._loop.group)"),
+    ),
+    "results and requests after one another, not in one transaction": (
+        (LANE, _COMMIT, f"await self._transactions.commit(outgoing[1:2], {{}}, self._loop.group)\n                {_COMMIT.replace('outgoing', '[outgoing[0], outgoing[2]]')}"),
+    ),
+    "a transaction without an answer taken for failed": ((LANE, "return bool(committed == next_offset)", "return False"),),
+    "a transaction without an answer taken for committed": ((LANE, "return bool(committed == next_offset)", "return True"),),
+    "another owner's offset not noticed": ((LANE, "if committed not in (next_offset, self._committed):", "if False:"),),
+    "continue after fencing": ((LANE, "except TransactionFailed as error:", "except (TransactionFailed, Fenced) as error:"), (LANE, "if committed not in (next_offset, self._committed):", "if False:")),
+    "the offset of the batch's last record, not the one after": ((LANE, "await self._publish(handled, letters, batch[-1].offset + 1)", "await self._publish(handled, letters, batch[-1].offset)"),),
+    "results in another partition": ((TRANSACTION, "await producer.send_batch(batch, topic, partition=self._partition)", "await producer.send_batch(batch, topic, partition=0)"),),
+    "batches in hand of a revoked partition are left running": (
+        (CONSUMER, "await self._consumer.close_lanes(self._consumer.revoke_s)", "self._consumer._lanes = {}"),
+        (LANE, 'transactional_id=f"{loop.group}-{tp.partition}"', 'transactional_id=f"{loop.member}-{id(client)}-{tp.partition}"'),
+    ),
+    "the next batch before the last one's transaction": (
+        (LANE, "while batch := await self._take():\n                await self._settle(batch)", "while batch := await self._take():\n                self._running = asyncio.ensure_future(self._settle(batch))"),
+    ),
+    # Transactions
+    "abort after fencing": (
+        (
+            TRANSACTION,
+            'if _is_fencing(error):\n                raise Fenced',
+            "if _is_fencing(error):\n                await producer.abort_transaction()\n                raise Fenced",
+        ),
+    ),
+    "no transaction: results sent before the offsets are in it": (
+        (TRANSACTION, "await _all(*sending, producer.send_offsets_to_transaction(dict(offsets), group))\n                await producer.commit_transaction()",
+         "await _all(*sending)\n                await producer.commit_transaction()\n                await producer.begin_transaction()\n"
+         "                await producer.send_offsets_to_transaction(dict(offsets), group)\n                await producer.commit_transaction()"),
+    ),
+    "no waiting for the commit": ((TRANSACTION, "await producer.commit_transaction()", "asyncio.ensure_future(producer.commit_transaction())"),),
+    # Parking
+    "a parked request overtaken by a later one": ((SETTLEMENT, "if account is None or account.parked or self.lookups", "if account is None or self.lookups"),),
+    "a parked account's requests dropped": (
+        (PARKING, "if self._is_stored(work, await self._store.put_waiting(work.username, head.version, waiting)):", "if True:"),
+    ),
+    "a drain emits twice": ((PARKING, "work.told[read.logged.offset] = [*results, result_record(entry, read)]", "work.told[read.logged.offset] = [*results, *results, result_record(entry, read)]"),),
+    "a drained request's own record tells it too": ((SETTLEMENT, "if entry is None or entry.drained_by:\n                continue", "if entry is None:\n                continue"),),
+    "a drain deletes before commit": (
+        (SETTLEMENT, "return Handled(results, [request for work in works.values() for request in work.asked], self._after(works))",
+         "after = self._after(works)\n        if after:\n            await after()\n        return Handled(results, [request for work in works.values() for request in work.asked])"),
+    ),
+    "a drain goes on from the parking each time": ((PARKING, "after=parked.before, limit=work.drain_max + 1", "after=parked.offset - 1, limit=work.drain_max + 1"),),
+    "parking without a version condition": (
+        (PARKED, "actions = [_parking(username, loaded_version, parked, entry.version)", "actions = [_unconditional(_parking(username, loaded_version, parked, entry.version))"),
+        (PARKED, "def _at(username: str, sk: str)", "def _unconditional(action):\n    del action['Update']['ConditionExpression']\n    return action\n\n\ndef _at(username: str, sk: str)"),
+    ),
+    "waiting without a condition on the account": ((PARKED, "looks = [_is_parked(username, version)]", "looks = []"),),
+    "waiting without a look for the entry": ((PARKED, "for request_id in {one.request_id: None for one in waiting}]", "for request_id in ()]"),),
+    "unparked before the last": ((PARKING, "goes_on = len(waiting) > work.drain_max and step.cause is None", "goes_on = False"),),
+    "no next step of draining": ((PARKING, "if entry.parking and entry.parking.goes_on:", "if False:"),),
+    "the next step of draining under a new name each time": ((PARKING, "work.asked.append(next_drain(entry, read))", "work.asked += [next_drain(entry, read)] * 2"),),
+    "a drain's results not told again": ((PARKING, "await self._tell_again(work, read, entry)", "pass"),),
+    "a parking not told": (
+        (PARKING, "work.told[logged.offset] = [result_record(entry, read)]", "pass"),
+        (PARKING, "if parked.offset in {logged.offset for logged in run} and parked.offset not in work.told:", "if False:"),
+    ),
+    "a parking not told again": ((PARKING, "if parked.offset in {logged.offset for logged in run} and parked.offset not in work.told:", "if False:"),),
+    "draining out of order": ((PARKING, "for one in waiting:\n        try:", "for one in reversed(waiting):\n        try:"),),
 }
 
 
-class NoVersionCheck(MemoryLedger):
-    """Whoever writes last has the account."""
-
-    def refusal(self, write: Write) -> Refused | None:
-        refused = super().refusal(write)
-        return Refused(False, refused.entries, refused.orders) if refused and (refused.entries or refused.orders) else None
-
-
-class NoEntryCheck(MemoryLedger):
-    """An entry is written over."""
-
-    def refusal(self, write: Write) -> Refused | None:
-        refused = super().refusal(write)
-        return Refused(refused.moved, {}, refused.orders) if refused and (refused.moved or refused.orders) else None
-
-
-class NoOrderCheck(MemoryLedger):
-    """An order is written over."""
-
-    def refusal(self, write: Write) -> Refused | None:
-        refused = super().refusal(write)
-        return Refused(refused.moved, refused.entries, {}) if refused and (refused.moved or refused.entries) else None
-
-
-class WriteBehind(MemoryLedger):
-    """What is told as stored is stored some time later: results are published before their change."""
-
-    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        await self.step("write")
-        told: list[Outcome] = [self.refusal(write) or Stored() for write in writes]
-        self.late += [[write] for write, outcome in zip(writes, told, strict=True) if isinstance(outcome, Stored)]
-        return told
-
-
-class OneByOne(MemoryLedger):
-    """The parts of a write are stored one after the other, not all or nothing."""
-
-    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        told: list[Outcome] = []
-        for write in writes:
-            refused = self.refusal(write)
-            told.append(refused or await self._in_parts(write))
-        return told
-
-    async def _in_parts(self, write: Write) -> Outcome:
-        tell, self.stored = self.stored, lambda _: None
-        try:
-            for entry in write.entries:
-                await self.step("written in part")
-                now = self.account_now(entry.username)
-                self.apply([Write(now.version, now, (entry,))])
-            outcome = self.apply([Write(write.loaded_version, write.account, (), write.orders)])[0]
-        finally:
-            self.stored = tell
-        tell(write)
-        return outcome
-
-
-async def seek_then_fence(world: World, partition: int, _process: int) -> tuple[str, int, int]:
-    """Where to begin is asked before the others are fenced."""
-    await step("connect")
-    position = world.log.committed(partition)
-    await step("sought")
-    epoch = world.log.init(f"cnop-settlement-{partition}")
-    await step("fenced the others")
-    return f"cnop-settlement-{partition}", epoch, position
-
-
-async def id_of_the_process(world: World, partition: int, process: int) -> tuple[str, int, int]:
-    """The transactional id belongs to the process, so nobody is ever fenced by a successor."""
-    transactional_id = f"cnop-settlement-process-{process}"
-    await step("connect")
-    epoch = world.log.init(transactional_id)
-    await step("nobody was fenced")
-    return transactional_id, epoch, world.log.committed(partition)
-
-
-async def offsets_first(world: World, producer: Producer, batch: Batch) -> None:
-    """The offset is committed in a transaction of its own, before the results."""
-    await _only(world, producer, Batch(batch.partition, (), (), batch.next_offset))
-    await _only(world, producer, Batch(batch.partition, batch.results, batch.letters, -1))
-
-
-async def results_first(world: World, producer: Producer, batch: Batch) -> None:
-    """The results are committed in a transaction of their own, before the offset."""
-    await _only(world, producer, Batch(batch.partition, batch.results, batch.letters, -1))
-    await _only(world, producer, Batch(batch.partition, (), (), batch.next_offset))
-
-
-async def without_transaction(world: World, _producer: Producer, batch: Batch) -> None:
-    """Each result is visible as soon as it is sent, whoever sent it."""
-    for result in batch.results:
-        await step("send")
-        world.auditor.committed(Transaction(results=[(batch.partition, result)]))
-    await step("send offsets")
-    world.log.offsets[batch.partition] = batch.next_offset
-    world.auditor.committed(Transaction(letters=list(batch.letters), offsets={batch.partition: batch.next_offset}))
-
-
-async def results_elsewhere(world: World, producer: Producer, batch: Batch) -> None:
-    """Results go to the partition that the key would choose in a topic of another size."""
-    async with transaction(world, producer):
-        for result in batch.results:
-            await step("send")
-            world.log.send(producer.transactional_id, producer.epoch, 0, result)
-        for letter in batch.letters:
-            world.log.send_letter(producer.transactional_id, producer.epoch, letter)
-        world.log.send_offset(producer.transactional_id, producer.epoch, batch.partition, batch.next_offset)
-
-
-async def _only(world: World, producer: Producer, batch: Batch) -> None:
-    async with transaction(world, producer):
-        for result in batch.results:
-            await step("send")
-            world.log.send(producer.transactional_id, producer.epoch, batch.partition, result)
-        for letter in batch.letters:
-            world.log.send_letter(producer.transactional_id, producer.epoch, letter)
-        if batch.next_offset >= 0:
-            world.log.send_offset(producer.transactional_id, producer.epoch, batch.partition, batch.next_offset)
-
-
-def variants() -> Iterable[Callable[[], Variant]]:
-    """Every mutant, made when it is asked for."""
-    for name, (old, new) in SETTLEMENT.items():
-        yield _named(name, lambda name=name, old=old, new=new: Variant(name, settlement=mutate(name, old, new)))
-    for variant in (
-        Variant("the version is not checked", ledger=NoVersionCheck),
-        Variant("an entry may be written over", ledger=NoEntryCheck),
-        Variant("an order may be written over", ledger=NoOrderCheck),
-        Variant("published before it is stored", ledger=WriteBehind),
-        Variant("stored in parts", ledger=OneByOne),
-        Variant("no seek after fencing", opens=seek_then_fence),
-        Variant("a transactional id for the process", opens=id_of_the_process),
-        Variant("offsets committed before the results", publishes=offsets_first),
-        Variant("results committed before the offset", publishes=results_first),
-        Variant("no transaction", publishes=without_transaction),
-        Variant("results in another partition", publishes=results_elsewhere),
-        Variant("a fenced owner goes on", survives_fencing=True),
-    ):
-        yield _named(variant.name, lambda variant=variant: variant)
-
-
-def _named(name: str, make: Callable[[], Variant]) -> Callable[[], Variant]:
-    make.__name__ = name
-    return make
-
-
-def mutate(name: str, old: str, new: str) -> types.ModuleType:
-    """The settlement module with one text replaced."""
-    if _SOURCE.count(old) != 1:
-        raise LookupError(f"mutant {name!r}: its text is there {_SOURCE.count(old)} times: {old!r}")
-    spec = importlib.util.spec_from_loader(f"mutant_{abs(hash(name))}", loader=None)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type] # made the line before
-    sys.modules[module.__name__] = module  # dataclasses look their module up
-    tree = _Unregistered().visit(ast.parse(_SOURCE.replace(old, new)))
-    exec(compile(ast.fix_missing_locations(tree), module.__name__, "exec"), module.__dict__)  # noqa: S102 - our own source
-    return module
-
-
-class _Unregistered(ast.NodeTransformer):
-    """Metrics of a mutant are nobody's."""
-
-    def visit_Call(self, node: ast.Call) -> ast.Call:
-        if isinstance(node.func, ast.Name) and node.func.id in ("Counter", "Histogram", "Gauge"):
-            node.keywords.append(ast.keyword("registry", ast.Constant(None)))
-        return node
+def image_of(name: str) -> Image:
+    """The mutant of that name."""
+    return Image(name, MUTANTS[name])

@@ -1,297 +1,242 @@
-"""One simulated run: clients, a log, a store, and settlement processes that crash, hang, come back and are taken over.
+"""One simulated run: clients, Kafka, a store, and settlement processes that are killed, stopped, taken over and cut off.
 
-Everything runs in coroutines that are driven by hand: wherever code waits, the run decides by its seed who goes on, and whether somebody dies
-there. Nothing sleeps, so a run takes milliseconds, and a seed tells the whole of it.
+Time is virtual, and all that happens by chance happens by the seed, so a seed tells the whole run. In a run's first part things fail; then
+faults stop, an operator drains what is parked, and everything must come to rest. The auditor looks at every write and every record.
 """
 
-import random
-import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from random import Random
 from typing import Any
 
-from events.envelope import Envelope, Inbound, Unreadable, read
-from processors import settlement as real_settlement
-from schemas.market import AssetFacts, Quote
-from schemas.requests import (
-    AccountRequest,
-    Deposit,
-    FenceRequested,
-    LimitStamp,
-    OrderPlaced,
-    OrderStamp,
-    Withdrawal,
-    encode_request,
-    request_id,
-    request_type,
-)
-from tests.fakes.ledger import Fault, MemoryLedger
-from tests.fakes.log import Fenced, Log, Record
-from tests.simulation.auditor import Auditor, Wrong, must
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
+
+from events import topics
+from infra.dynamo import DynamoUnavailable
+from schemas.tables import ACCOUNT_SK, PARKED_PK, account_pk
+from tests.fakes.dynamo import Changes, MemoryDynamo
+from tests.fakes.kafka_broker import Broker, Log
+from tests.simulation.auditor import Auditor, Wrong
+from tests.simulation.clients import USERS, Clients, Record
+from tests.simulation.faults import Faults
+from tests.simulation.image import Image
+from tests.simulation.network import Machine
+from tests.simulation.process import ENDS, TASKS_MAX, Process
+from tests.simulation.virtual import Timeline
 
 PARTITIONS = 2
-USERS = ("ann_00", "bob_00", "cat_00", "dan_00")
+SLOTS = ("0", "1")
 REQUESTS = 24
-STEPS_MAX = 6_000
-BATCH_MAX = 6
-LANES_MAX = 3
-"""Owners of one partition at once: one that is assigned, and those that do not know yet that they are not."""
+SPREAD_S = 12.0
+"""Time over which the requests come."""
+BURST_S = 0.05
+REST_S = 400.0
+"""Time within which all must be at rest once faults have stopped: over every bound that the code has for itself."""
+CHECK_S = 2.0
 BEGIN = datetime(2026, 11, 25, 23, 59, 50, tzinfo=UTC)
-
-
-@types.coroutine
-def step(name: str) -> Generator[str, None, None]:
-    """A place at which others may go on, and at which this one may die."""
-    yield name
-
-
-@dataclass
-class Lane:
-    """One process's work on one partition."""
-
-    partition: int
-    run: Coroutine[Any, Any, None]
-    idle: bool = False
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The shell as it is, or with one thing wrong: the settlement module, the store, and how a lane opens, publishes and ends."""
-
-    name: str = "as it is"
-    settlement: types.ModuleType = real_settlement
-    ledger: type[MemoryLedger] = MemoryLedger
-    opens: "Callable[[World, int, int], Awaitable[tuple[str, int, int]]] | None" = None
-    publishes: "Callable[[World, Producer, Batch], Awaitable[None]] | None" = None
-    survives_fencing: bool = False
-
-
-@dataclass
-class Producer:
-    """A transactional id with the epoch that it was opened with."""
-
-    transactional_id: str
-    epoch: int
-
-
-@dataclass
-class Batch:
-    """What a batch's transaction carries."""
-
-    partition: int
-    results: Sequence[Envelope]
-    letters: Sequence[Record]
-    next_offset: int
+STEPS_MAX = 400_000
 
 
 @dataclass
 class World:
-    """A run. `calm` is the end of it: no more faults, and everything must come to rest."""
+    """A run. `calm` is the end of it: no more faults."""
 
     seed: int
-    variant: Variant = field(default_factory=Variant)
+    image: Image
+    trace: Callable[[str], None] | None = None
+    processes: list[Process] = field(default_factory=list)
+    calm: bool = False
+    steps: int = 0
+    started: int = 0
+    drains: int = 0
+    over: bool = False
 
     def __post_init__(self) -> None:
-        self.chance = random.Random(self.seed)  # noqa: S311 - a simulation, not a secret
-        self.auditor = Auditor()
-        self.log = Log(PARTITIONS, self.auditor.committed)
-        self.ledger = self.variant.ledger(step=step, fault=self._fault, stored=self.auditor.stored)
-        self.lanes: list[Lane] = []
-        self.calm = False
-        self.processes = 0
-        self._at = BEGIN
-        self._script = [self._request(number) for number in range(REQUESTS)]
-        self._fault_rate = self.chance.choice([0.0, 0.05, 0.2, 0.5])
-        self._crash_rate = self.chance.choice([0.0, 0.005, 0.03])
-        self._takeover_rate = self.chance.choice([0.0, 0.01, 0.05])
+        self.chance = Random(self.seed)  # noqa: S311 - a simulation, not a secret
+        self.timeline = Timeline()
+        self.auditor = Auditor(lambda username: username in self.faults.ever_at_fault)
+        self.store = MemoryDynamo(self._stored)
+        kafka_refused, kafka_silent = KafkaConnectionError, RequestTimedOutError
+        self.kafka = Machine("kafka", self.timeline, self.chance, 40.0, kafka_refused, kafka_silent)
+        self.dynamo = Machine("store", self.timeline, self.chance, 5.0, _away, _silent)
+        self.marker_s = 0.003
+        self.lacks_replicas = 0.0
+        self.broker = Broker(
+            self.timeline,
+            PARTITIONS,
+            wall_ms=lambda: int(self.wall().timestamp() * 1000) - self.chance.choice((0, 0, 0, 5)),
+            marker_delay=lambda: self.chance.random() * self.marker_s,
+            lacks_replicas=lambda: self.chance.random() < self.lacks_replicas,
+            decided=self.auditor.decided,
+            changed=self._changed,
+        )
+        self.clients = Clients(self.chance, BEGIN)
+        self.faults = Faults(self)
+        self.wanted: dict[str, Process | None] = dict.fromkeys(SLOTS)
+        self._at_rest = False
+        self._until = 0.0
+
+    def wall(self) -> datetime:
+        """The true time of day."""
+        return BEGIN + timedelta(seconds=self.timeline.now)
+
+    def say(self, who: str, what: str, facts: Mapping[str, Any] | None = None) -> None:
+        """A line of the trace."""
+        if self.trace:
+            said = " ".join(f"{name}={value}" for name, value in (facts or {}).items())
+            self.trace(f"{self.timeline.now:9.4f}  {who:8} {what} {said}".rstrip())
 
     def play(self) -> None:
-        """Run to the end. Wrong where a guarantee does not hold, whatever a bug raises where one shows otherwise."""
+        """Run to the end. Wrong where a guarantee does not hold; what a bug raises where one shows otherwise."""
+        self.image.fails = self.faults.fails
+        self.image.says = (lambda event, facts: self.say("  log", event, facts)) if self.trace else None
         try:
             self._play()
         finally:
-            for lane in self.lanes:
-                lane.run.close()
+            self.over = True
+            self.image.fails, self.image.says = (lambda _: None), None
+            for process in self.processes:
+                process.take_apart()
 
     def _play(self) -> None:
-        for _ in range(STEPS_MAX):
-            if not self.calm and not self._script and self.chance.random() < 0.01:
-                self._calm_down()
-            self._event()
-            if self.calm and self._at_rest():
-                break
-        else:
-            raise Wrong("everything comes to rest once faults have stopped")
-        while self.ledger.late:
-            self.ledger.land(0)
+        bursts = [self.chance.random() * SPREAD_S for _ in range(self.chance.choice((2, 5, 10)))]
+        for user, record in self.clients.script(REQUESTS):
+            self.timeline.call_later(self.chance.choice(bursts) + self.chance.random() * BURST_S, self.ask, user, record)
+        for slot in SLOTS:
+            self.timeline.call_later(self.chance.random(), self.start, slot)
+        self.timeline.call_later(self.faults.plan(), self._calm_down)
+        self.timeline.call_later(CHECK_S, self._look)
+        while not self._at_rest:
+            self.timeline.advance()
+            self.steps += 1
+            if self.steps > STEPS_MAX:
+                raise Wrong("a run ends")
         self.auditor.finish()
 
-    def _event(self) -> None:
-        roll = self.chance.random()
-        if self._script and roll < 0.1:
-            self._append(*self._script.pop(0))
-        elif not self.calm and roll < 0.1 + self._crash_rate and self.lanes:
-            self._crash(self.chance.choice(self.lanes))
-        elif not self.calm and roll < 0.1 + self._crash_rate + self._takeover_rate:
-            self._take_over(self.chance.randrange(PARTITIONS))
-        elif self.ledger.late and self.chance.random() < 0.1:
-            self.ledger.land(self.chance.randrange(len(self.ledger.late)))
-        elif not self.calm and self.chance.random() < 0.002:
-            self.log.expire()
-        else:
-            self._advance()
+    # Clients
 
-    def _advance(self) -> None:
-        """Let one lane go on to its next wait; a partition that nobody serves gets an owner."""
-        orphans = [partition for partition in range(PARTITIONS) if not any(lane.partition == partition for lane in self.lanes)]
-        if orphans:
-            self._take_over(self.chance.choice(orphans))
-        lane = self.chance.choice(self.lanes)
-        try:
-            lane.idle = lane.run.send(None) == "idle"
-        except (StopIteration, Fenced):
-            self.lanes.remove(lane)
-        except self.variant.settlement.Stalled as stalled:
-            raise Wrong("faults that pass do not stall a process") from stalled
+    def ask(self, user: str, record: Record) -> None:
+        """A record into the requests topic; one that finds no broker is tried again."""
+        if not self.broker.is_up:
+            self.timeline.call_later(1.0, self.ask, user, record)
+            return
+        slot = self.broker.append(TopicPartition(topics.REQUESTS, USERS.index(user) % PARTITIONS), *record)
+        self.say("client", f"asks at {USERS.index(user) % PARTITIONS}:{slot.offset} for {user}", {"type": dict(record[2]).get("ce_type")})
 
-    def _take_over(self, partition: int) -> None:
-        if sum(lane.partition == partition for lane in self.lanes) < LANES_MAX:
-            self.processes += 1
-            self.lanes.append(Lane(partition, self._serve(partition, self.processes)))
+    def drain(self, user: str) -> None:
+        """An operator asks to drain an account."""
+        self.drains += 1
+        self.ask(user, self.clients.drain(user, self.drains))
 
-    def _crash(self, lane: Lane) -> None:
-        lane.run.close()
-        self.lanes.remove(lane)
+    # Processes
+
+    def start(self, slot: str) -> None:
+        """A process for a slot, beside whatever is there."""
+        self.started += 1
+        process = Process(self.started, slot, self.timeline, self.image, self.chance)
+        self.processes.append(process)
+        self.wanted[slot] = process
+        process.start(self.kafka, self.broker, self.dynamo, self.store, self.wall)
+        assert process.main is not None
+        process.main.add_done_callback(lambda task: self._ended(process, task))
+        self.say(process.name, "starts")
+        if not self.calm:
+            self.faults.set_trap(process)
+
+    def kill(self, process: Process, again_s: float) -> None:
+        """As by kill -9; its slot is filled again some time later."""
+        if process.loop.alive:
+            self.say(process.name, "is killed")
+            process.loop.kill()
+            self._fill(process, again_s)
+
+    def stop(self, process: Process, for_s: float) -> None:
+        """As by SIGSTOP, for a while."""
+        if process.loop.alive and not process.loop.is_stopped:
+            self.say(process.name, f"is stopped for {for_s:.1f} s")
+            process.loop.stop_process()
+            self.timeline.call_later(for_s, self._continue, process)
+
+    def _continue(self, process: Process) -> None:
+        if process.loop.alive:
+            self.say(process.name, "goes on")
+            process.loop.continue_process()
+
+    def _ended(self, process: Process, task: Any) -> None:
+        if self.over:
+            return
+        error = None if task.cancelled() else task.exception()
+        self.say(process.name, f"ends with {error!r}")
+        process.loop.kill()
+        if type(error).__name__ == "Stalled":
+            raise Wrong("faults that pass do not stall a process") from error
+        if isinstance(error, Wrong) or type(error).__name__ not in ENDS:
+            raise error or Wrong("a process does not end by itself")
+        self._fill(process, self.chance.uniform(0.3, 3.0))
+
+    def _fill(self, process: Process, again_s: float) -> None:
+        if self.wanted[process.slot] is process:
+            self.wanted[process.slot] = None
+            self.timeline.call_later(again_s, self._start_if_wanted, process.slot)
+
+    def _start_if_wanted(self, slot: str) -> None:
+        if self.wanted[slot] is None:
+            self.start(slot)
+
+    # What the auditor sees
+
+    def _stored(self, changes: Changes) -> None:
+        if self.trace:
+            self.say("store", "has", {"items": ", ".join(f"{'-' if item is None else ''}{_told(item or before or {})}" for before, item in changes)})
+        self.auditor.stored(changes)
+
+    def _changed(self, tp: TopicPartition, log: Log) -> None:
+        self.say("kafka", f"{tp.topic.split('.')[-2]}-{tp.partition}", {"end": log.end, "stable": log.stable_end})
+        self.auditor.changed(tp, log)
+
+    # The end
 
     def _calm_down(self) -> None:
-        """A last owner for each partition; those that were there before go on until they learn it."""
+        self.say("world", "faults stop")
         self.calm = True
-        for partition in range(PARTITIONS):
-            self._take_over(partition)
+        self.faults.stop()
+        for process in self.processes:
+            self._continue(process)
+        self._until = self.timeline.now + REST_S
 
-    def _at_rest(self) -> bool:
-        return all(lane.idle for lane in self.lanes) and all(self.log.committed(p) == len(self.log.requests[p]) for p in range(PARTITIONS))
+    def _look(self) -> None:
+        """An operator's look: what is parked is drained now and then; once faults have stopped, whether all is at rest."""
+        for process in self.processes:
+            if process.loop.alive and len(process.loop.tasks) > TASKS_MAX:
+                raise Wrong(f"bounded work: {process.name} has {len(process.loop.tasks)} tasks")
+        parked = sorted(self.store.items.get(PARKED_PK, {}))
+        self._at_rest = self.calm and not parked and self._lag() == 0 and self.auditor.told == set(self.auditor.entries)
+        if self.calm and self.timeline.now > self._until:
+            raise Wrong(f"everything comes to rest once faults have stopped: lag {self._lag()}, parked {parked}")
+        for user in parked:
+            if self.chance.random() < 0.3:
+                self.drain(user)
+        self.timeline.call_later(CHECK_S, self._look)
 
-    def _fault(self, operation: str) -> Fault:
-        if self.calm or self.chance.random() >= self._fault_rate:
-            return "none"
-        return self.chance.choice(["conflict", "throttled", "lost-before", "lost-after", "late"]) if operation == "write" else "lost-before"
+    def _lag(self) -> int:
+        ends = self.broker.ends(TopicPartition(topics.REQUESTS, number) for number in range(PARTITIONS))
+        offsets = self.broker.groups.of(topics.SETTLEMENT).offsets
+        return sum(not slot.is_marker for tp, end in ends.items() for slot in self.broker.logs[tp].slots[offsets.get(tp, 0) : end])
 
-    # The protocol of events/consumer.py
-
-    async def _serve(self, partition: int, process: int) -> None:
-        settle = self.variant.settlement.Settlement(self.ledger, lambda _: step("pause"), lambda: BEGIN, log_lines_max=0)
-        transactional_id, epoch, position = await (self.variant.opens or fence_then_seek)(self, partition, process)
-        producer = Producer(transactional_id, epoch)
-        while True:
-            records = self.log.fetch(partition, position, self.chance.randint(1, BATCH_MAX))
-            if not records:
-                await step("idle")
-                continue
-            await step("fetched")
-            requests, letters = self._read(records)
-            results = await settle(requests) if requests else []
-            try:
-                await (self.variant.publishes or in_one_transaction)(self, producer, Batch(partition, results, letters, records[-1].offset + 1))
-            except Fenced:
-                if not self.variant.survives_fencing:
-                    raise
-                producer.epoch = self.log.init(producer.transactional_id)
-            position = records[-1].offset + 1
-
-    def _read(self, records: Sequence[Record]) -> tuple[list[Any], list[Record]]:
-        requests, letters = [], []
-        for record in records:
-            try:
-                envelope = read(record.key, record.value, record.headers)
-                requests.append(self.variant.settlement.decode(Inbound("requests", record.partition, record.offset, record.at, envelope)))
-            except Unreadable:
-                letters.append(record)
-        return requests, letters
-
-    # The clients
-
-    def _append(self, request: AccountRequest, key: str, subject: str) -> None:
-        self._at += timedelta(milliseconds=self.chance.choice([0, 1, 40, 700, -5]))
-        envelope = Envelope(
-            id=request_id(request.username, key),
-            source="urn:cnop:command-api",
-            type=request_type(request),
-            subject=subject,
-            time=self._at,
-            value=encode_request(request),
-            correlation_id=f"c{key}",
-            trace_id=f"t{key}",
-            reply_to=self.chance.choice([None, "reply:door-1"]),
-        )
-        partition = USERS.index(request.username) % PARTITIONS
-        self.auditor.asked(self.log.append(partition, self._at, envelope.key, envelope.value, envelope.headers()))
-
-    def _request(self, number: int) -> tuple[AccountRequest, str, str]:
-        """A request, its idempotency key (often one that was used before) and the name that the record's key bears."""
-        user = self.chance.choice(USERS)
-        key = str(self.chance.randrange(number + 1)) if self.chance.random() < 0.3 else str(number)
-        subject = self.chance.choice(USERS) if self.chance.random() < 0.03 else user
-        return self._of_kind(user), key, subject
-
-    def _of_kind(self, user: str) -> AccountRequest:
-        chance = self.chance
-        match chance.choice(["deposit", "deposit", "withdrawal", "buy", "buy", "sell", "fence"]):
-            case "deposit":
-                return Deposit(user, Decimal(chance.choice(["100.00", "250", "0.01", "0.001"])), LimitStamp(Decimal(500)))
-            case "withdrawal":
-                return Withdrawal(user, Decimal(chance.choice(["30.00", "100", "0.01"])), LimitStamp(Decimal(150)))
-            case "fence":
-                return FenceRequested(user)
-            case side:
-                return self._order(user, side)
-
-    def _order(self, user: str, side: str) -> OrderPlaced:
-        chance = self.chance
-        quote = Quote(Decimal(chance.choice(["3.333", "50", "99.999999"])), 1, BEGIN, BEGIN + timedelta(seconds=chance.choice([1, 60])))
-        facts = AssetFacts(8, Decimal("0.1"), True, chance.choice([0, 10]))
-        stamp = OrderStamp(quote, facts, Decimal(1000))
-        name = chance.choice([None, None, "mine", "yours"])
-        quantity = Decimal(chance.choice(["0.1", "1", "1.5", "0.33333333"]))
-        return OrderPlaced(user, chance.choice(["BTC", "ETH"]), f"market_{side}", quantity, stamp, client_order_id=name)  # type: ignore[arg-type]
+    def account_item(self, user: str) -> dict[str, Any] | None:
+        """An account as it is stored."""
+        return self.store.items.get(account_pk(user), {}).get(ACCOUNT_SK)
 
 
-async def fence_then_seek(world: World, partition: int, _process: int) -> tuple[str, int, int]:
-    """Open the partition's producer, and only then ask where to begin."""
-    transactional_id = f"cnop-settlement-{partition}"
-    await step("connect")
-    epoch = world.log.init(transactional_id)
-    await step("fenced the others")
-    position = world.log.committed(partition)
-    await step("sought")
-    return transactional_id, epoch, position
+def _away(what: str) -> Exception:
+    return DynamoUnavailable(f"{what}: ClientConnectorError")
 
 
-async def in_one_transaction(world: World, producer: Producer, batch: Batch) -> None:
-    """Results, dead letters and offset together."""
-    async with transaction(world, producer):
-        for result in batch.results:
-            await step("send")
-            world.log.send(producer.transactional_id, producer.epoch, batch.partition, result)
-        for letter in batch.letters:
-            await step("send")
-            world.log.send_letter(producer.transactional_id, producer.epoch, letter)
-        await step("send offsets")
-        world.log.send_offset(producer.transactional_id, producer.epoch, batch.partition, batch.next_offset)
+def _silent(what: str) -> Exception:
+    return DynamoUnavailable(f"{what}: ReadTimeoutError")
 
 
-@asynccontextmanager
-async def transaction(world: World, producer: Producer) -> AsyncIterator[None]:
-    """Begin, and commit where nothing was raised."""
-    await step("begin")
-    world.log.begin(producer.transactional_id, producer.epoch)
-    yield
-    await step("commit")
-    world.log.commit(producer.transactional_id, producer.epoch)
-    await step("committed")
-
-
-__all__ = ["Batch", "Producer", "Variant", "World", "Wrong", "fence_then_seek", "in_one_transaction", "must", "step", "transaction"]
+def _told(item: Mapping[str, Any]) -> str:
+    return f"{item['pk']['S']}/{item['sk']['S']}" + (f" v{item['version']['N']}" if "version" in item else "")

@@ -17,7 +17,8 @@ from aiokafka.structs import ConsumerRecord
 from redis.asyncio import Redis
 
 from infra.dynamo import Dynamo
-from infra.ledger import Ledger, read_account, read_entry
+from infra.ledger import Ledger
+from infra.ledger_items import read_account, read_entry
 from infra.local.home import MACHINES, PROCESSES, log_file
 from infra.local.machines import Addresses
 from infra.local.stack import Stack
@@ -44,8 +45,9 @@ CHOSEN: Final = {
     "CNOP_AUTH_REQUESTS_PER_MINUTE": "100000",
     "CNOP_ACCOUNT_PARTITIONS": "4",
     "CNOP_SHUTDOWN_S": "10",
+    "CNOP_LAG_MAX": "500",
 }
-"""What differs from a default system: free ports, fees that can be seen, a limit that can be met, and room for the many users of these tests."""
+"""What differs from a default system: free ports, fees that can be seen, limits that can be met, and room for the many users of these tests."""
 
 
 @dataclass
