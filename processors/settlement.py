@@ -8,7 +8,6 @@ exception anywhere else ends the process.
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,7 +18,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from events.consumer import RETRIES, Handled
-from events.envelope import Envelope, Inbound, Unreadable
+from events.envelope import Envelope
 from events.tracing import batch_span
 from infra.dynamo import DynamoUnavailable
 from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Outcome, Refused, Stored, Unknown, Write
@@ -29,9 +28,9 @@ from processors.domain.decide import Decided, decide_all
 from processors.domain.parking import decide_until
 from processors.known import KnownAccounts
 from processors.parking import DRAIN_MAX, FAILURES_MAX, Parking
-from processors.records import SOURCE, Read, result_record, where
+from processors.records import SOURCE, Read, decode, result_record, where
 from schemas.ledger import Account, Entry, Order, ParkCause, Parked
-from schemas.requests import DrainRequested, LoggedRequest, UnreadableRequest, decode_request
+from schemas.requests import DrainRequested, LoggedRequest
 
 log = structlog.get_logger()
 
@@ -45,7 +44,6 @@ GROUP_REQUESTS: Final = 100
 GROUPS_AT_ONCE: Final = 8
 """Groups of so many requests, and how many of them are with the store: it is kept busy while the next ones are decided and written down."""
 LOGGED_IDS_MAX: Final = 50
-_REQUEST_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 SETTLED: Final = Counter("cnop_settled_total", "Requests decided and stored, by kind and outcome", ["kind", "outcome"])
 REFUSED: Final = Counter("cnop_refused_total", "Requests refused by the rules, by code", ["kind", "code"])
@@ -275,34 +273,6 @@ class Settlement:
                 _log_entry(entry)
         if not singly:
             log.info("batch settled", requests=len(batch), accounts=len(works), request_ids=[entry.trace_id for entry in entries[:LOGGED_IDS_MAX]])
-
-
-def decode(record: Inbound) -> Read:
-    """A record of the requests topic as a request. Unreadable where it is none, or where key, subject and payload name different users."""
-    envelope = record.envelope
-    try:
-        request = decode_request(envelope.type, envelope.value)
-    except UnreadableRequest as error:
-        raise Unreadable(str(error)) from None
-    if not _is_request_id(envelope.id):
-        raise Unreadable("ce_id is not a UUID in its usual form")
-    if request.username != envelope.subject:
-        raise Unreadable("/username differs from ce_subject")
-    logged = LoggedRequest(
-        request=request,
-        request_id=envelope.id,
-        at=record.at,
-        partition=record.partition,
-        offset=record.offset,
-        correlation_id=envelope.correlation_id,
-        trace_id=envelope.trace_id,
-    )
-    return Read(logged, envelope.reply_to, envelope.traceparent, envelope.tracestate, envelope.value)
-
-
-def _is_request_id(text: str) -> bool:
-    """Whether it may name an entry: anything else could be too long for a key of the store, and would stop the partition for ever."""
-    return _REQUEST_ID.fullmatch(text) is not None
 
 
 def _sorted(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:

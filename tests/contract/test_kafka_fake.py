@@ -1,6 +1,7 @@
 """What the simulation takes Kafka for: each of these is asked of the broker in memory and of a real one, through the same client calls."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -106,10 +107,8 @@ async def values(consumer: Any, kafka: Kafka, count: int) -> list[bytes]:
 
 async def gone(*clients: Any) -> None:
     for client in clients:
-        try:
+        with contextlib.suppress(KafkaError, AssertionError, TimeoutError):
             await asyncio.wait_for(client.stop(), 5.0)
-        except (KafkaError, AssertionError, TimeoutError):
-            pass
 
 
 async def test_a_committed_reader_sees_whole_transactions_only(kafka: Kafka) -> None:

@@ -57,7 +57,7 @@ class Groups:
             for member in group.members.values():
                 member.deadline = self._broker.clock.time() + member.session_s
 
-    def join(self, reply: Callable[[Any], None], name: str, member_id: str, instance: str, topics: Sequence[str], session_s: float) -> None:
+    def join(self, reply: Callable[[Any], None], name: str, member_id: str, instance: str, topics: Sequence[str], session_s: float) -> None:  # noqa: PLR0917 - what a member says when it joins
         """Answers (member id, generation, assignment) when all have come. UnknownMemberIdError; UnknownError (code 82) for one that was replaced."""
         group = self.of(name)
         self._known(group, member_id, new="")

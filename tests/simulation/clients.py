@@ -73,7 +73,7 @@ class Clients:
             said.pop(name, None)
         return json.dumps({**said, "later": 1}).encode()
 
-    def _poison(self, user: str, number: int) -> Record:
+    def _poison(self, user: str, number: int) -> Record:  # noqa: PLR0911 - one kind of poison each
         """What can never be read."""
         envelope = self._envelope(Deposit(user, Decimal(1), LimitStamp(Decimal(500))), f"poison-{number}", user)
         key, value, headers = _record(envelope)

@@ -1,7 +1,8 @@
 """The program under test, linked anew from its own sources: against a Kafka client in memory, and with one text replaced where a mutant is wanted.
 
 Nothing of ours is patched. The modules named here are executed once more from their files; what they import of one another comes from the same
-image, aiokafka's clients are the ones in memory, metrics count nothing, spans record nothing, and log lines go to the run's trace. Everything else is the real thing.
+image, aiokafka's clients are the ones in memory, metrics count nothing, spans record nothing, and log lines go to the run's trace. Everything else
+is the real thing.
 """
 
 import builtins

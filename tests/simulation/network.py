@@ -86,7 +86,7 @@ class Wire:
         self._process.sent(what)
         return future
 
-    def _arrive(self, future: "asyncio.Future[Any]", what: str, ask: Callable[[Reply], None], is_lost: bool) -> None:  # noqa: FBT001 - called by a timer
+    def _arrive(self, future: "asyncio.Future[Any]", what: str, ask: Callable[[Reply], None], is_lost: bool) -> None:
         machine = self.machine
         if not machine.is_up:
             _fail(future, machine.refused(what))

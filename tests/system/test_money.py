@@ -10,7 +10,7 @@ from schemas.requests import request_id
 from tests.system.running import System, answered, refused
 
 MOVED = {"success", "message", "transaction_id", "timestamp", "new_balance", "currency"}
-BALANCE = {"current_balance", "held_balance", "total_balance", "currency", "updated_at", "version"}
+BALANCE = {"current_balance", "held_balance", "total_balance", "currency", "updated_at", "version", "status"}
 ROW = {"transaction_id", "transaction_type", "amount", "currency", "status", "created_at", "order_id", "version"}
 
 
@@ -24,6 +24,7 @@ async def test_a_new_user_has_nothing(system: System) -> None:
         "currency": "USD",
         "updated_at": None,
         "version": 0,
+        "status": "active",
     }
     assert await user.read("/balance/transactions") == {"transactions": [], "total_count": 0, "has_more": False, "next_cursor": None}
 

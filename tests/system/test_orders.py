@@ -36,6 +36,7 @@ HOLDING = {
     "updated_at",
 }
 SUMMARY = {
+    "status",
     "cash_balance",
     "held_cash",
     "total_asset_value",
