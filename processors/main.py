@@ -81,6 +81,7 @@ async def _settlement(settings: Settings, health: Health, background: Background
         health.check("kafka", consumer.ping)
         health.check("dynamodb", dynamo.ping)
         health.check("partitions", partial(_assigned, lambda: bool(consumer.assigned)))
+        health.check("moving", consumer.moving)
         try:
             yield
         finally:
@@ -110,6 +111,7 @@ async def _projector(settings: Settings, health: Health, background: Background)
         health.check("redis", cache.ping)
         health.check("dynamodb", dynamo.ping)
         health.check("partitions", partial(_assigned, lambda: bool(subscriber.assigned)))
+        health.check("moving", subscriber.moving)
         try:
             yield
         finally:

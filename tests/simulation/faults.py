@@ -21,6 +21,7 @@ LONGEST_S = 45.0
 TRAPS = (
     *("join", "init-producer-id", "fetch-offsets", "fetch", "add-partition", "add-offsets", "batch_get_item", "query"),
     *("produce", "commit-offsets") * 2,
+    *("park", "put_waiting") * 3,
     *("transact_write_items", "end-transaction") * 4,
 )
 """Requests at which something befalls their process; those twice or more where a crash is most of interest."""
@@ -196,7 +197,7 @@ class Faults:
 
     def _conflict(self, what: str, share: float) -> Exception | None:
         """Of a transaction a few actions are named; how many there are the network does not know, so one refusal fits all of a size."""
-        if what != "transact_write_items" or self._chance.random() >= share:
+        if what not in ("transact_write_items", "park", "put_waiting") or self._chance.random() >= share:
             return None
         return Conflict(self._chance)
 

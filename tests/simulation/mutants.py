@@ -190,8 +190,16 @@ MUTANTS: dict[str, tuple[Mutation, ...]] = {
     "a drain goes on from the parking each time": (
         (PARKING, "after=parked.before, limit=work.drain_max + 1", "after=parked.offset - 1, limit=work.drain_max + 1"),
     ),
-    # The version under which an account is parked, and its being parked when a request is put to wait, matter where two owners park one account
-    # within milliseconds: tests/contract/test_parked.py tries both on the store itself.
+    "parking without a version condition": (
+        (
+            PARKED,
+            '            **_at(username, ACCOUNT_SK),\n            "UpdateExpression"',
+            '            "TableName": LEDGER.name,\n            "Key": _at(username, ACCOUNT_SK)["Key"],\n            "UpdateExpression"',
+        ),
+        (PARKED, '            "ConditionExpression": condition["ConditionExpression"],\n', ""),
+    ),
+    # That an account is parked when a request is put to wait is held twice: a request with an entry does not wait either, and whoever made the
+    # account active again has left one. So that condition alone cannot be missed here; tests/contract/test_parked.py tries it on the store.
     "waiting without a look for the entry": ((PARKED, "for request_id in {one.request_id: None for one in waiting}]", "for request_id in ()]"),),
     "unparked before the last": ((PARKING, "goes_on = len(waiting) > work.drain_max and step.cause is None", "goes_on = False"),),
     "no next step of draining": ((PARKING, "if entry.parking and entry.parking.goes_on:", "if False:"),),

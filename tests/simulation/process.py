@@ -41,7 +41,7 @@ class StoreClient:
         """See `Dynamo.call`."""
         accounts = self._hold(operation, arguments)
         try:
-            return await self._wire.send(operation, lambda reply: reply(self._store.happen(operation, arguments)))
+            return await self._wire.send(_what(operation, arguments), lambda reply: reply(self._store.happen(operation, arguments)))
         except Conflict as conflict:
             raise conflict.reasons(len(arguments["TransactItems"])) from None
         except DynamoUnavailable:
@@ -60,6 +60,14 @@ class StoreClient:
         accounts = {pk for pk, sk in keys if sk == ACCOUNT_SK}
         must(not accounts & self._unsure, "after a call without an answer its accounts are read before they are written")
         return accounts
+
+
+def _what(operation: str, arguments: Mapping[str, Any]) -> str:
+    """A call's name for traps and the trace: a transaction that parks an account, or puts requests to wait, is told apart."""
+    if operation != "transact_write_items":
+        return operation
+    kinds = {kind for action in arguments["TransactItems"] for kind in action}
+    return "park" if "Update" in kinds else "put_waiting" if "ConditionCheck" in kinds else operation
 
 
 class Process:
