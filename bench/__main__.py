@@ -5,6 +5,7 @@ It starts systems in temporary folders, measures, prints a table, writes `bench/
 
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -90,24 +91,27 @@ def everything(
     """Measure throughput and latency on this machine. Without a command: everything, written to bench/results/latest.json as well."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end in good order, like Ctrl-C
     if context.invoked_subcommand is None:
-        figures = _everything(quick=quick, slots=slots)
-        show(figures, out)
+        figures: dict[str, Any] = {}
+        try:
+            for part in _everything(quick=quick, slots=slots):
+                figures |= part
+        finally:
+            show(figures, out)  # also of a run that was broken off
         write(figures)
 
 
-def _everything(*, quick: bool, slots: int) -> dict[str, Any]:
+def _everything(*, quick: bool, slots: int) -> Iterator[dict[str, Any]]:
     requests, work, seconds, kills = (20_000, 10_000, 3.0, 1) if quick else (100_000, growths.WORK_REQUESTS, 10.0, recoveries.KILLS)
-    figures = {**around(), "quick": quick, "slots": slots, "mix_percent": dict(WEIGHTS), "requests": requests, "settings": dict(SETTINGS)}
+    yield {**around(), "quick": quick, "slots": slots, "mix_percent": dict(WEIGHTS), "requests": requests, "settings": dict(SETTINGS)}
     with stage(None, say, processes=(SETTLEMENT,), slots=slots) as at:
-        figures |= bulk_runs.compared(at, requests, 2_000, slots, say)
-        figures |= growths.accounts(at, requests, slots, say, work=work)
+        yield bulk_runs.compared(at, requests, 2_000, slots, say)
+        yield growths.accounts(at, requests, slots, say, work=work)
     with stage(None, say) as at:
-        figures |= _callers(at, seconds)
-        figures |= _recovery(at, kills)
-        figures |= _entries(at, requests)
+        yield _callers(at, seconds)
+        yield _recovery(at, kills)
+        yield _entries(at, requests)
     with stage(None, say, processes=(SETTLEMENT, "projector")) as at:
-        figures |= bulk_runs.with_projector(at, 2 * work, 2_000, 1)
-    return figures
+        yield bulk_runs.with_projector(at, 2 * work, 2_000, 1)
 
 
 def _callers(at: Stage, seconds: float) -> dict[str, Any]:

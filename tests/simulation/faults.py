@@ -93,6 +93,8 @@ class Faults:
                 case "kill":
                     self._world.kill(process, chance.choice((0.2, 1.0, 12.0)))
                 case "stop":
+                    if what in ("park", "put_waiting") and chance.random() < 0.5:
+                        self._buggy.clear()  # whoever takes over meets no fault, and settles what this one is about to park
                     self._take_over(process, for_s)
             return fate == "lose"
 
