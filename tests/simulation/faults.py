@@ -26,6 +26,9 @@ TRAPS = (
 )
 """Requests at which something befalls their process; those twice or more where a crash is most of interest."""
 
+OVERTAKEN = 0.05
+"""Share of runs in which a process is stopped while it parks an account, and another settles there what no longer fails."""
+
 
 class InjectedBug(Exception):
     """A decision raises."""
@@ -43,6 +46,7 @@ class Faults:
         self._last_s = CALM_S_MIN
         self._traps = 0.0
         self._undone: list[Any] = []
+        self._is_overtaken = False
 
     def plan(self) -> float:
         """Lay out the run's faults; when they are over."""
@@ -52,6 +56,10 @@ class Faults:
         if chance.random() < BUGGY:
             self._world.timeline.call_later(chance.uniform(0.0, 8.0), self._begin, "bug", chance.uniform(1.0, 8.0))
         self._traps = chance.choice([0.0, 0.0, 0.5, 0.9])
+        if chance.random() < OVERTAKEN:
+            self._is_overtaken, self._traps = True, 1.0
+            self.ever_at_fault.update(USERS)
+            self._buggy = dict.fromkeys(USERS, 1.0)
         for _ in range(chance.randint(0, FAULTS_MAX)):
             at, length = chance.uniform(1.0, 16.0), chance.choice([0.5, 2.0, 8.0, 15.0, 30.0]) * chance.uniform(0.5, 1.0)
             self._last_s = max(self._last_s, at + length + 1.0)
@@ -81,6 +89,8 @@ class Faults:
             return
         what, nth, fate = chance.choice(TRAPS), chance.choice((1, 1, 2, 2, 3, 4, 6)), chance.choice(("kill", "kill", "stop", "stop", "lose"))
         for_s, comes_before, count = chance.choice((2.0, 12.0, 25.0)), chance.random() < 0.5, 0
+        if self._is_overtaken:
+            what, nth, fate, for_s, comes_before = "park", 1, "stop", chance.choice((12.0, 25.0)), True
 
         def spring(process: "Process", sending: str) -> bool:
             nonlocal count
@@ -93,7 +103,7 @@ class Faults:
                 case "kill":
                     self._world.kill(process, chance.choice((0.2, 1.0, 12.0)))
                 case "stop":
-                    if what in ("park", "put_waiting") and chance.random() < 0.5:
+                    if what in ("park", "put_waiting") and (self._is_overtaken or chance.random() < 0.5):
                         self._buggy.clear()  # whoever takes over meets no fault, and settles what this one is about to park
                     self._take_over(process, for_s)
             return fate == "lose"
