@@ -23,7 +23,7 @@ _UNKNOWN = "RETRIES.labels(cause).inc()\n            if cause != NEIGHBOUR:\n   
 _REFUSE_ALL = (
     "from schemas.ledger import Lines, Refusal; "
     "work.entries.update((entry.request_id, replace(entry, refusal=Refusal('insufficient-funds', ''), postings=(), "
-    "lines=Lines(entry.lines.counters))) for entry in decided.entries)"
+    "lines=Lines(entry.lines.counters))) for entry in decided.entries if entry.kind != 'FenceRequested')"
 )
 
 MUTANTS: dict[str, tuple[Mutation, ...]] = {

@@ -72,6 +72,8 @@ class World:
             decided=self.auditor.decided,
             changed=self._changed,
         )
+        if self.seed % 2:  # a group that has been there before; else the client itself refuses to begin anywhere
+            self.broker.groups.of(topics.SETTLEMENT).offsets = {TopicPartition(topics.REQUESTS, number): 0 for number in range(PARTITIONS)}
         self.clients = Clients(self.chance, BEGIN)
         self.faults = Faults(self)
         self.wanted: dict[str, Process | None] = dict.fromkeys(SLOTS)
