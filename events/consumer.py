@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError
 import events.connections  # noqa: F401 - see there
 from events.lane import LAG, RETRIES, Lane
 from events.loop import SESSION_MS, Bounds, Handled, Loop
-from events.stalls import NOT_READY_S, Ends, Stillness, Stuck, when_reading_ends
+from events.stalls import Ends, Stillness, Stuck, when_reading_ends
 from events.transaction import Fenced
 
 T = TypeVar("T")
@@ -104,8 +104,7 @@ class Consumer(Generic[T]):
 
     async def moving(self) -> None:
         """Raises Stuck where a partition has work and has not moved for a while: not ready before it is ended."""
-        if self._stillness.longest_s >= NOT_READY_S:
-            raise Stuck(f"a partition has not moved for {self._stillness.longest_s:g} s")
+        self._stillness.check()
 
     @property
     def revoke_s(self) -> float:

@@ -72,6 +72,11 @@ class Stillness:
         """The longest of all that are being watched; 0 where none is."""
         return max((looks for _, looks in self._seen.values()), default=0) * self._interval_s
 
+    def check(self) -> None:
+        """Stuck where something has not moved for `NOT_READY_S`: well before that ends the process."""
+        if self.longest_s >= NOT_READY_S:
+            raise Stuck(f"a partition has not moved for {self.longest_s:g} s")
+
 
 class Ends:
     """The ends of partitions as a committed reader sees them, asked for over a connection of its own."""

@@ -26,7 +26,7 @@ from events.consumer import FETCH_WAIT_MS, HEARTBEAT_MS, LAG, SESSION_MS
 from events.dead_letters import DEAD_LETTERED, DeadLetter, Streak
 from events.envelope import Inbound, Unreadable
 from events.records import dead_letter, inbound
-from events.stalls import BUSY_STALL_S, IDLE_STALL_S, NOT_READY_S, WATCH_INTERVAL_S, Ends, Stillness, Stuck, when_reading_ends
+from events.stalls import BUSY_STALL_S, IDLE_STALL_S, WATCH_INTERVAL_S, Ends, Stillness, Stuck, when_reading_ends
 from events.topics import DEAD_LETTERS
 
 log = structlog.get_logger()
@@ -142,8 +142,7 @@ class Subscriber:
 
     async def moving(self) -> None:
         """Raises Stuck where a partition has records and has not moved for a while: not ready before it is ended."""
-        if self._stillness.longest_s >= NOT_READY_S:
-            raise Stuck(f"a partition has not moved for {self._stillness.longest_s:g} s")
+        self._stillness.check()
 
     @property
     def assigned(self) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from botocore.exceptions import ClientError
 
 from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code
-from infra.ledger_items import account_item, entry_item, order_item, read_account, read_entry, read_order
+from infra.ledger_items import account_item, entry_item, item_key, order_item, read_account, read_entry, read_order
 from schemas.ledger import Account, Entry, Order
 from schemas.results import result_value
 from schemas.tables import (
@@ -115,11 +115,7 @@ class LedgerReads(Protocol):
 
 
 class LedgerStore(LedgerReads, Protocol):
-    """What settlement needs: the reads, many accounts at once, and the write."""
-
-    async def accounts(self, usernames: Sequence[str]) -> dict[str, Account]:
-        """All of the accounts, empty ones included."""
-        ...
+    """The reads, and the one way to write."""
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Try each write once; the outcomes in the order of the writes."""
@@ -137,16 +133,6 @@ class Ledger:
         """See `LedgerReads`."""
         item = await self._item(username, ACCOUNT_SK)
         return read_account(item) if item else Account(username)
-
-    async def accounts(self, usernames: Sequence[str]) -> dict[str, Account]:
-        """See `LedgerStore`."""
-        found = {username: Account(username) for username in usernames}
-        pages = [usernames[start : start + BATCH_GET_MAX] for start in range(0, len(usernames), BATCH_GET_MAX)]
-        for items in await asyncio.gather(*(self._batch(page) for page in pages)):
-            for item in items:
-                account = read_account(item)
-                found[account.username] = account
-        return found
 
     async def entry(self, username: str, request_id: str) -> Entry | None:
         """See `LedgerReads`."""
@@ -182,15 +168,16 @@ class Ledger:
         return [by_index[index] for index in range(len(writes))]
 
     async def _item(self, username: str, sk: str) -> Item | None:
-        key = {"pk": {"S": account_pk(username)}, "sk": {"S": sk}}
-        answer = await self._dynamo.call("get_item", TableName=LEDGER.name, Key=key, ConsistentRead=True)
+        answer = await self._dynamo.call("get_item", TableName=LEDGER.name, Key=item_key(username, sk), ConsistentRead=True)
         item: Item | None = answer.get("Item")
         return item
 
-    async def _batch(self, usernames: Sequence[str]) -> list[Item]:
-        return await self._get([{"pk": {"S": account_pk(username)}, "sk": {"S": ACCOUNT_SK}} for username in usernames])
+    async def _get(self, keys: Sequence[Item]) -> list[Item]:
+        """The items of these keys that are there, in no order."""
+        pages = [keys[start : start + BATCH_GET_MAX] for start in range(0, len(keys), BATCH_GET_MAX)]
+        return [item for page in await asyncio.gather(*map(self._get_page, pages)) for item in page]
 
-    async def _get(self, keys: list[Item]) -> list[Item]:
+    async def _get_page(self, keys: Sequence[Item]) -> list[Item]:
         items: list[Item] = []
         while keys:
             answer = await self._dynamo.call("batch_get_item", RequestItems={LEDGER.name: {"Keys": keys, "ConsistentRead": True}})
@@ -204,8 +191,7 @@ class Ledger:
     async def _newest(self, username: str, index: Index, lower: Mapping[str, str], upper: Mapping[str, str], limit: int) -> list[Item]:
         """The items behind an index, which holds their keys alone: what a request writes counts more than what a page reads."""
         keys = await self._newest_keys(username, index, lower, upper, limit)
-        pages = [keys[start : start + BATCH_GET_MAX] for start in range(0, len(keys), BATCH_GET_MAX)]
-        found = {item["sk"]["S"]: item for page in await asyncio.gather(*map(self._get, pages)) for item in page}
+        found = {item["sk"]["S"]: item for item in await self._get(keys)}
         return [found[key["sk"]["S"]] for key in keys]
 
     async def _newest_keys(self, username: str, index: Index, lower: Mapping[str, str], upper: Mapping[str, str], limit: int) -> list[Item]:
@@ -233,23 +219,26 @@ class Ledger:
         return [{"pk": item["pk"], "sk": item["sk"]} for item in wanted]
 
     async def _transact(self, writes: Sequence[Write]) -> list[Outcome]:
-        actions = [action for write in writes for action in actions_of(write)]
-        async with self._slots:
-            try:
-                await self._dynamo.call("transact_write_items", TransactItems=actions)
-            except DynamoUnavailable as error:
-                return [Unknown(str(error))] * len(writes)
-            except ClientError as error:
-                if error_code(error) == "TransactionCanceledException":
-                    return list(_reasons(writes, error.response.get("CancellationReasons") or []))
-                if not is_refused(error):
-                    raise
-                if len(writes) == 1:
-                    return [Failed(str(error))]
-            else:
-                return [Stored()] * len(writes)
+        told = await self._try([action for write in writes for action in actions_of(write)], [write.actions for write in writes])
+        if len(writes) == 1 or not all(isinstance(outcome, Failed) for outcome in told):
+            return told
         # One of them is not taken, and the answer does not say which: each alone, so that the others are stored now.
         return [outcome for write in writes for outcome in await self._transact([write])]
+
+    async def _try(self, actions: Sequence[dict[str, Any]], shares: Sequence[int]) -> list[Outcome]:
+        """One transaction, tried once. `shares`: how many of the actions are each account's; an outcome for each, all the same where the answer is for all."""
+        async with self._slots:
+            try:
+                await self._dynamo.call("transact_write_items", TransactItems=list(actions))
+            except DynamoUnavailable as error:
+                return [Unknown(str(error))] * len(shares)
+            except ClientError as error:
+                if error_code(error) == "TransactionCanceledException":
+                    return list(_reasons(shares, error.response.get("CancellationReasons") or []))
+                if _is_refused(error):
+                    return [Failed(str(error))] * len(shares)
+                raise
+        return [Stored()] * len(shares)
 
 
 def _packs(writes: Sequence[Write]) -> Iterator[list[int]]:
@@ -298,23 +287,23 @@ def version_is(version: int) -> dict[str, Any]:
     }
 
 
-def _reasons(writes: Sequence[Write], reasons: Sequence[Mapping[str, Any]]) -> Iterator[Outcome]:
-    """What the reasons of a cancelled transaction say of each write in it. A conflict or throttling is never a refusal."""
-    if len(reasons) != sum(write.actions for write in writes):
-        yield from [Unknown("no-reasons")] * len(writes)
+def _reasons(shares: Sequence[int], reasons: Sequence[Mapping[str, Any]]) -> Iterator[Outcome]:
+    """What the reasons of a cancelled transaction say of each account in it. A conflict or throttling is never a refusal."""
+    if len(reasons) != sum(shares):
+        yield from [Unknown("no-reasons")] * len(shares)
         return
     start = 0
-    for write in writes:
-        yield outcome_of(reasons[start : start + write.actions])
-        start += write.actions
+    for share in shares:
+        yield _outcome_of(reasons[start : start + share])
+        start += share
 
 
-def is_refused(error: ClientError) -> bool:
+def _is_refused(error: ClientError) -> bool:
     """Whether the store does not take what is in a transaction. The same item twice in it is a mistake in the transaction, and ours."""
     return error_code(error) == "ValidationException" and "multiple operations on one item" not in str(error)
 
 
-def outcome_of(reasons: Sequence[Mapping[str, Any]]) -> Outcome:
+def _outcome_of(reasons: Sequence[Mapping[str, Any]]) -> Outcome:
     """What the reasons of one account's actions in a cancelled transaction say; the first of them is about its account item."""
     codes = [str(reason.get("Code") or "None") for reason in reasons]
     failed = [reason for reason, code in zip(reasons, codes, strict=True) if code == "ConditionalCheckFailed"]

@@ -19,12 +19,16 @@ from schemas.tables import ACCOUNT_SK, ENTRIES_BY_ASSET, ENTRIES_BY_VERSION, ORD
 _NOT_OF_THE_HEAD: Final = ("pk", "sk", "lines")
 
 
+def item_key(username: str, sk: str) -> Item:
+    """The key of an item of an account."""
+    return {"pk": {"S": account_pk(username)}, "sk": {"S": sk}}
+
+
 def account_item(account: Account) -> Item:
     """An account as its item: cash, positions and counters as JSON text, beside the attributes that conditions and parking need."""
     lines = Lines(account.counters, dict(account.cash), dict(account.positions))
     item: Item = {
-        "pk": {"S": account_pk(account.username)},
-        "sk": {"S": ACCOUNT_SK},
+        **item_key(account.username, ACCOUNT_SK),
         "username": {"S": account.username},
         "version": {"N": str(account.version)},
         "at": {"S": rfc3339(account.at)},
@@ -42,8 +46,7 @@ def entry_item(entry: Entry) -> Item:
     The index attributes are there only where it moved something, so the indexes hold history without refusals.
     """
     item = {
-        "pk": {"S": account_pk(entry.username)},
-        "sk": {"S": entry_sk(entry.request_id)},
+        **item_key(entry.username, entry_sk(entry.request_id)),
         "partition": {"N": str(entry.partition)},
         "offset": {"N": str(entry.offset)},
         "correlation_id": {"S": entry.correlation_id},
@@ -63,8 +66,7 @@ def entry_item(entry: Entry) -> Item:
 def order_item(username: str, order: Order) -> Item:
     """An order as its item: the order as JSON text, beside the attributes that keys and indexes need."""
     return {
-        "pk": {"S": account_pk(username)},
-        "sk": {"S": order_sk(order.order_id)},
+        **item_key(username, order_sk(order.order_id)),
         ORDERS_BY_VERSION.sort_key: {"N": str(order.created_version)},
         "order": {"S": _order().dump_json(order, exclude_none=True).decode()},
     }

@@ -11,29 +11,22 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final, Protocol
 
-from botocore.exceptions import ClientError
 from pydantic import TypeAdapter, ValidationError
 
-from infra.dynamo import DynamoUnavailable, Item, error_code, from_attribute, from_item, to_attribute, to_item
+from infra.dynamo import Item, from_attribute, from_item, to_attribute, to_item
 from infra.ledger import (
     ABSENT,
     ACTIONS_MAX,
-    BATCH_GET_MAX,
     TRANSACTION_BYTES_MAX,
-    Failed,
     Ledger,
     LedgerReads,
     LedgerStore,
     Outcome,
-    Stored,
-    Unknown,
     Write,
     actions_of,
-    is_refused,
-    outcome_of,
     version_is,
 )
-from infra.ledger_items import entry_item, read_account
+from infra.ledger_items import entry_item, item_key, read_account
 from schemas.instants import EPOCH, parse_rfc3339, rfc3339
 from schemas.ledger import Account, Entry, Parked, Waiting
 from schemas.tables import ACCOUNT_SK, LEDGER, OFFSET_DIGITS, PARKED_PK, PARKED_PREFIX, account_pk, entry_sk, parked_sk
@@ -114,10 +107,8 @@ class ParkingLedger(Ledger):
     async def load(self, usernames: Sequence[str]) -> dict[str, Account | Unreadable]:
         """See `ParkingStore`."""
         found: dict[str, Account | Unreadable] = {username: Account(username) for username in usernames}
-        for start in range(0, len(usernames), BATCH_GET_MAX):
-            for item in await self._batch(usernames[start : start + BATCH_GET_MAX]):
-                account = read_or_head(item)
-                found[account.username] = account
+        for account in map(read_or_head, await self._get([item_key(username, ACCOUNT_SK) for username in usernames])):
+            found[account.username] = account
         return found
 
     async def park(self, username: str, loaded_version: int, parked: Parked, entry: Entry, *, listed_at: datetime | None) -> Outcome:
@@ -187,19 +178,8 @@ class ParkingLedger(Ledger):
 
     async def _alone(self, actions: Sequence[dict[str, Any]]) -> Outcome:
         """One account's actions in a transaction of their own."""
-        async with self._slots:
-            try:
-                await self._dynamo.call("transact_write_items", TransactItems=list(actions))
-            except DynamoUnavailable as error:
-                return Unknown(str(error))
-            except ClientError as error:
-                if error_code(error) == "TransactionCanceledException":
-                    reasons = error.response.get("CancellationReasons") or []
-                    return outcome_of(reasons) if len(reasons) == len(actions) else Unknown("no-reasons")
-                if is_refused(error):
-                    return Failed(str(error))
-                raise
-        return Stored()
+        (outcome,) = await self._try(actions, [len(actions)])
+        return outcome
 
     async def _waiting_pages(self, username: str, first: str, last: str, *, limit: int | None = None, values: Any = None, **more: Any) -> Any:
         bounds: Item = {":pk": {"S": account_pk(username)}, ":first": {"S": first}, ":last": {"S": last}, **(values or {})}
@@ -241,7 +221,7 @@ def read_or_head(item: Item) -> Account | Unreadable:
 
 def waiting_item(username: str, waiting: Waiting) -> Item:
     """A waiting request as its item."""
-    return {"pk": {"S": account_pk(username)}, "sk": {"S": parked_sk(waiting.partition, waiting.offset)}, **to_item(waiting)}
+    return {**item_key(username, parked_sk(waiting.partition, waiting.offset)), **to_item(waiting)}
 
 
 def read_waiting(item: Item) -> Waiting:
@@ -280,7 +260,7 @@ def _told(error: Exception) -> str:
 
 
 def _at(username: str, sk: str) -> dict[str, Any]:
-    return {"TableName": LEDGER.name, "Key": {"pk": {"S": account_pk(username)}, "sk": {"S": sk}}}
+    return {"TableName": LEDGER.name, "Key": item_key(username, sk)}
 
 
 def _listed(username: str) -> Item:

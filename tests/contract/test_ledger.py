@@ -1,4 +1,4 @@
-"""What every `LedgerStore` must do: the same suite on memory and on a real DynamoDB engine, and on a second one where it is asked for.
+"""What every `ParkingStore` must do: the same suite on memory and on a real DynamoDB engine, and on a second one where it is asked for.
 
 `CNOP_TEST_MINISTACK=1` adds ministack. Each test has accounts of its own, so that all of them share one table.
 """
@@ -15,9 +15,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infra.dynamo import Dynamo, DynamoUnavailable, from_attribute, provision, to_attribute
-from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Ledger, LedgerStore, Refused, Stored, Unknown, Write
+from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Ledger, Refused, Stored, Unknown, Write
 from infra.local.stack import Stack
-from infra.parked import ParkingLedger
+from infra.parked import ParkingLedger, ParkingStore
 from processors.domain.decide import decide_all
 from processors.settlement import Read, Settlement
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Position, Posting, Refusal
@@ -57,12 +57,12 @@ async def connected(request: pytest.FixtureRequest) -> AsyncIterator[Dynamo]:
 
 
 @pytest.fixture(scope="module", params=["memory", *ENGINES])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[LedgerStore]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[ParkingStore]:
     if request.param == "memory":
         yield MemoryLedger()
         return
     async with connected(request) as dynamo:
-        yield Ledger(dynamo)
+        yield ParkingLedger(dynamo)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -119,11 +119,11 @@ def write_of(username: str, version: int = 1, *, entries: int = 1, orders: int =
 # Reading back what was written
 
 
-async def test_nothing_is_there_at_first(store: LedgerStore, user: str) -> None:
+async def test_nothing_is_there_at_first(store: ParkingStore, user: str) -> None:
     """An account that does not exist is an empty one of version 0; entries and orders are not there."""
     assert await store.account(user) == Account(user)
-    assert await store.accounts([user]) == {user: Account(user)}
-    assert await store.accounts([]) == {}
+    assert await store.load([user]) == {user: Account(user)}
+    assert await store.load([]) == {}
     assert await store.entry(user, "no-such") is None
     assert await store.order(user, "ord_no_such") is None
     assert await store.entries(user, before=None, limit=5) == []
@@ -168,23 +168,23 @@ FULL_ORDER = Order(
     [FULL_ACCOUNT, Account("x", 1, AT), replace(FULL_ACCOUNT, cash={}, positions={"BTC": Position()}), replace(FULL_ACCOUNT, at=AT - timedelta(days=20_000))],
     ids=["full", "least", "no cash", "long ago"],
 )
-async def test_an_account_is_read_as_it_was_written(store: LedgerStore, user: str, account: Account) -> None:
+async def test_an_account_is_read_as_it_was_written(store: ParkingStore, user: str, account: Account) -> None:
     """Every field, decimals of 38 digits, and maps that are empty."""
     written = replace(account, username=user)
     assert await store.write([Write(0, written, ())]) == [Stored()]
     assert await store.account(user) == written
-    assert (await store.accounts([user]))[user] == written
+    assert (await store.load([user]))[user] == written
 
 
 @pytest.mark.parametrize("order", [FULL_ORDER, order_of(), replace(FULL_ORDER, price=None, client_order_id="a")], ids=["full", "least", "some"])
-async def test_an_order_is_read_as_it_was_written(store: LedgerStore, user: str, order: Order) -> None:
+async def test_an_order_is_read_as_it_was_written(store: ParkingStore, user: str, order: Order) -> None:
     """Every field, and those that are not set."""
     assert await store.write([Write(0, account_of(user), (), (order,))]) == [Stored()]
     assert await store.order(user, order.order_id) == order
     assert await store.orders(user, before=None, limit=5) == [order]
 
 
-async def test_an_entry_is_read_as_it_was_written(store: LedgerStore, user: str) -> None:
+async def test_an_entry_is_read_as_it_was_written(store: ParkingStore, user: str) -> None:
     """Every field of a full entry, of a refusal and of one that moved nothing."""
     full = replace(
         entry_of(user, 1),
@@ -200,7 +200,7 @@ async def test_an_entry_is_read_as_it_was_written(store: LedgerStore, user: str)
         assert await store.entry(user, entry.request_id) == entry
 
 
-async def test_a_decided_history_is_read_as_it_was_decided(store: LedgerStore, user: str) -> None:
+async def test_a_decided_history_is_read_as_it_was_decided(store: ParkingStore, user: str) -> None:
     """Account, entries and orders that the rules made come back equal."""
     decided, write = decide(user)
     assert await store.write([write]) == [Stored()]
@@ -209,7 +209,7 @@ async def test_a_decided_history_is_read_as_it_was_decided(store: LedgerStore, u
     assert [await store.order(user, order.order_id) for order in write.orders] == list(write.orders)
 
 
-async def test_a_result_sent_again_is_the_same_to_the_byte(store: LedgerStore, user: str) -> None:
+async def test_a_result_sent_again_is_the_same_to_the_byte(store: ParkingStore, user: str) -> None:
     """The result of the entry as it was decided and of the entry as it was read back are the same bytes."""
     _, write = decide(user)
     await store.write([write])
@@ -231,7 +231,7 @@ def decide(user: str) -> tuple[Account, Write]:
 # Conditions
 
 
-async def test_the_version_guards_the_account(store: LedgerStore, user: str) -> None:
+async def test_the_version_guards_the_account(store: ParkingStore, user: str) -> None:
     """A write that started from another version than the stored one changes nothing; so does a second first write."""
     assert await store.write([Write(0, account_of(user), (entry_of(user),))]) == [Stored()]
     for loaded in (0, 2, 99):
@@ -242,13 +242,13 @@ async def test_the_version_guards_the_account(store: LedgerStore, user: str) -> 
     assert await store.write([Write(1, account_of(user, 2), (entry_of(user, 2),))]) == [Stored()]
 
 
-async def test_a_version_of_nothing_is_no_version(store: LedgerStore, user: str) -> None:
+async def test_a_version_of_nothing_is_no_version(store: ParkingStore, user: str) -> None:
     """A write to an account that should be there and is not is refused."""
     assert await store.write([Write(1, account_of(user, 2), (entry_of(user, 2),))]) == [Refused(moved=True)]
     assert await store.account(user) == Account(user)
 
 
-async def test_an_entry_in_the_way_is_told(store: LedgerStore, user: str) -> None:
+async def test_an_entry_in_the_way_is_told(store: ParkingStore, user: str) -> None:
     """A request that has its entry already is refused with that entry, and nothing is changed."""
     first = entry_of(user, 1, name="same", offset=5)
     await store.write([Write(0, account_of(user), (first,))])
@@ -260,7 +260,7 @@ async def test_an_entry_in_the_way_is_told(store: LedgerStore, user: str) -> Non
     assert (await store.account(user)).version == 1
 
 
-async def test_an_order_in_the_way_is_told(store: LedgerStore, user: str) -> None:
+async def test_an_order_in_the_way_is_told(store: ParkingStore, user: str) -> None:
     """An order id that is used already is refused with that order."""
     order = order_of(1, "mine")
     await store.write([Write(0, account_of(user), (entry_of(user),), (order,))])
@@ -269,7 +269,7 @@ async def test_an_order_in_the_way_is_told(store: LedgerStore, user: str) -> Non
     assert await store.order(user, order.order_id) == order
 
 
-async def test_everything_in_the_way_is_told_at_once(store: LedgerStore, user: str) -> None:
+async def test_everything_in_the_way_is_told_at_once(store: ParkingStore, user: str) -> None:
     """Version, two entries and an order at once: all of them are told."""
     write = write_of(user, 2, entries=2, orders=1)
     await store.write([write])
@@ -277,14 +277,14 @@ async def test_everything_in_the_way_is_told_at_once(store: LedgerStore, user: s
     assert refused == [Refused(True, {entry.request_id: entry for entry in write.entries}, {write.orders[0].order_id: write.orders[0]})]
 
 
-async def test_the_same_item_twice_is_a_bug(store: LedgerStore, user: str) -> None:
+async def test_the_same_item_twice_is_a_bug(store: ParkingStore, user: str) -> None:
     """Two entries of one request in one write raise, and nothing is stored: the caller folds each id once."""
     with pytest.raises(ClientError):
         await store.write([Write(0, account_of(user, 2), (entry_of(user, 1), entry_of(user, 1)))])
     assert await store.account(user) == Account(user)
 
 
-async def test_the_same_entry_in_two_writes(store: LedgerStore, user: str) -> None:
+async def test_the_same_entry_in_two_writes(store: ParkingStore, user: str) -> None:
     """Accounts have entries of their own: the same request id of two users is two entries."""
     other = f"{user}_2"
     ours, theirs = entry_of(user, name="one"), replace(entry_of(user, name="one"), username=other)
@@ -296,16 +296,16 @@ async def test_the_same_entry_in_two_writes(store: LedgerStore, user: str) -> No
 # Packing
 
 
-async def test_many_writes_of_many_sizes_are_stored(store: LedgerStore, user: str) -> None:
+async def test_many_writes_of_many_sizes_are_stored(store: ParkingStore, user: str) -> None:
     """250 accounts, from a single entry to a whole transaction's worth, are all stored, and the outcomes come in their order."""
     writes = [write_of(f"{user}_{number}", entries=1 + number % 3, orders=number % 2) for number in range(248)]
     writes[7:7] = [write_of(f"{user}_big_{number}", entries=ACTIONS_MAX - 1 - 49 * number, orders=49 * number) for number in range(2)]
     assert await store.write(writes) == [Stored()] * 250
-    found = await store.accounts([write.account.username for write in writes])
+    found = await store.load([write.account.username for write in writes])
     assert found == {write.account.username: write.account for write in writes}
 
 
-async def test_a_refused_neighbour(store: LedgerStore, user: str) -> None:
+async def test_a_refused_neighbour(store: ParkingStore, user: str) -> None:
     """Where one write of a transaction is refused the others are not stored, and are told that nothing is wrong with them."""
     await store.write([write_of(f"{user}_b")])
     writes = [write_of(f"{user}_{name}") for name in "abc"]
@@ -318,11 +318,11 @@ async def test_a_refused_neighbour(store: LedgerStore, user: str) -> None:
     assert await store.write([writes[0], writes[2]]) == [Stored(), Stored()]
 
 
-async def test_more_accounts_than_one_read_takes(store: LedgerStore, user: str) -> None:
+async def test_more_accounts_than_one_read_takes(store: ParkingStore, user: str) -> None:
     """230 accounts, of which every other one is there."""
     names = [f"{user}_{number}" for number in range(230)]
     await store.write([write_of(name) for name in names[::2]])
-    found = await store.accounts(names)
+    found = await store.load(names)
     assert list(found) == names
     assert [account.version for account in found.values()] == [1, 0] * 115
 
@@ -330,7 +330,7 @@ async def test_more_accounts_than_one_read_takes(store: LedgerStore, user: str) 
 # Lists
 
 
-async def test_entries_come_newest_first_without_refusals(store: LedgerStore, user: str) -> None:
+async def test_entries_come_newest_first_without_refusals(store: ParkingStore, user: str) -> None:
     """The history has what moved something; a refusal has an entry and no line in it."""
     entries = tuple(entry_of(user, version, refused=version % 3 == 0) for version in range(1, 11))
     await store.write([Write(0, account_of(user, 10), entries)])
@@ -343,7 +343,7 @@ async def test_entries_come_newest_first_without_refusals(store: LedgerStore, us
     assert await store.entry(user, entries[2].request_id) == entries[2]
 
 
-async def test_entries_over_many_pages(store: LedgerStore, user: str) -> None:
+async def test_entries_over_many_pages(store: ParkingStore, user: str) -> None:
     """Paging by `before` meets every entry once, whatever the page; versions sort as numbers."""
     for start in range(0, 240, 80):
         entries = tuple(entry_of(user, version) for version in range(start + 1, start + 81))
@@ -359,7 +359,7 @@ async def test_entries_over_many_pages(store: LedgerStore, user: str) -> None:
         assert limit == 1 or len(met) == 240
 
 
-async def test_entries_too_large_for_one_answer(store: LedgerStore, user: str) -> None:
+async def test_entries_too_large_for_one_answer(store: ParkingStore, user: str) -> None:
     """More than a megabyte of history: the store's own pages are joined."""
     payload = {"type": "Deposit", "note": "x" * 20_000}
     for start in range(0, 80, 20):
@@ -368,7 +368,7 @@ async def test_entries_too_large_for_one_answer(store: LedgerStore, user: str) -
     assert versions(await store.entries(user, before=None, limit=100)) == list(range(80, 0, -1))
 
 
-async def test_entries_of_an_asset(store: LedgerStore, user: str) -> None:
+async def test_entries_of_an_asset(store: ParkingStore, user: str) -> None:
     """Only those that moved this very asset, newest first, refusals and cash not among them."""
     assets = ["BTC", "BTC2", None, "BTC", "ETH", "BTC", None, "BT", "BTC"]
     entries = tuple(entry_of(user, version, asset=asset) for version, asset in enumerate(assets, 1))
@@ -380,7 +380,7 @@ async def test_entries_of_an_asset(store: LedgerStore, user: str) -> None:
     assert versions(await store.asset_entries(user, "SOL", before=None, limit=10)) == []
 
 
-async def test_orders_by_the_version_that_placed_them(store: LedgerStore, user: str) -> None:
+async def test_orders_by_the_version_that_placed_them(store: ParkingStore, user: str) -> None:
     """Newest first, paged like entries."""
     orders = tuple(order_of(version) for version in (1, 2, 9, 10, 11))
     await store.write([Write(0, account_of(user, 11), (entry_of(user, 1),), orders)])
@@ -389,7 +389,7 @@ async def test_orders_by_the_version_that_placed_them(store: LedgerStore, user: 
     assert [order.created_version for order in await store.orders(user, before=1, limit=2)] == []
 
 
-async def test_lists_are_of_one_account(store: LedgerStore, user: str) -> None:
+async def test_lists_are_of_one_account(store: ParkingStore, user: str) -> None:
     """Nobody sees another's history, not even one whose name begins alike."""
     await store.write([write_of(user, orders=1), write_of(f"{user}_2")])
     assert len(await store.entries(f"{user}_2", before=None, limit=9)) == 1
@@ -453,10 +453,10 @@ async def test_one_pack_fails_and_the_others_are_stored(dynamo: Dynamo, user: st
 @pytest.mark.parametrize("operation", ["get_item", "batch_get_item", "query"])
 async def test_a_read_without_an_answer_raises(dynamo: Dynamo, user: str, operation: str) -> None:
     """A read that fails in passing raises DynamoUnavailable; it never tells of an empty account."""
-    store = Ledger(FaultyDynamo(dynamo, [(operation, "before")] * 3))  # type: ignore[arg-type]
+    store = ParkingLedger(FaultyDynamo(dynamo, [(operation, "before")] * 3))  # type: ignore[arg-type]
     reads: dict[str, Sequence[Callable[[], object]]] = {
         "get_item": (lambda: store.account(user), lambda: store.entry(user, "x"), lambda: store.order(user, "x")),
-        "batch_get_item": (lambda: store.accounts([user]),) * 3,
+        "batch_get_item": (lambda: store.load([user]),) * 3,
         "query": (
             lambda: store.entries(user, before=None, limit=1),
             lambda: store.asset_entries(user, "BTC", before=None, limit=1),

@@ -53,13 +53,8 @@ class MemoryLedger(MemoryParking):
         self._items: dict[str, dict[str, Item]] = {}
 
     async def account(self, username: str) -> Account:
-        return (await self.accounts([username]))[username]
-
-    async def accounts(self, usernames: Sequence[str]) -> dict[str, Account]:
         await self._read("accounts")
-        if len(set(usernames)) != len(usernames):
-            raise invalid("BatchGetItem", "Provided list of item keys contains duplicates")
-        return {username: self.account_now(username) for username in usernames}
+        return self.account_now(username)
 
     async def entry(self, username: str, request_id: str) -> Entry | None:
         await self._read("entry")

@@ -80,9 +80,9 @@ MUTANTS: dict[str, tuple[Mutation, ...]] = {
         (LEDGER, 'return Unknown(next((code for code in codes if code != "None"), NEIGHBOUR))', 'return Failed("a neighbour\'s")'),
     ),
     "a neighbour's failure taken for stored": ((LEDGER, 'return Unknown(next((code for code in codes if code != "None"), NEIGHBOUR))', "return Stored()"),),
-    "no answer taken for stored": ((LEDGER, "return [Unknown(str(error))] * len(writes)", "return [Stored()] * len(writes)"),),
+    "no answer taken for stored": ((LEDGER, "return [Unknown(str(error))] * len(shares)", "return [Stored()] * len(shares)"),),
     "no answer taken for a neighbour's failure, the cache kept": (
-        (LEDGER, "return [Unknown(str(error))] * len(writes)", "return [Unknown(NEIGHBOUR)] * len(writes)"),
+        (LEDGER, "return [Unknown(str(error))] * len(shares)", "return [Unknown(NEIGHBOUR)] * len(shares)"),
     ),
     # The lane
     "commit offsets first": ((LANE, _COMMIT, f"await self._transactions.commit([], {{self._tp: next_offset}}, self._loop.group)\n                {_COMMIT}"),),
