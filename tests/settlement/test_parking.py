@@ -31,13 +31,19 @@ def asked(partition: Partition, username: str, *amounts: str) -> list[str]:
     return partition.ask(*(of(username, deposit(amount)) for amount in amounts))  # type: ignore[arg-type]
 
 
-async def parked(*, unreadable: bool = True) -> tuple[Partition, dict[str, object], list[str]]:
-    """A partition with one account that is parked and two requests that wait, and another account that is well."""
+async def broken(**damage: object) -> tuple[Partition, dict[str, object]]:
+    """A partition with one account that was settled once and is damaged since, and how its item was before."""
     partition = Partition()
     asked(partition, BAD, "10")
     await partition.run()
-    before = partition.break_item(BAD) if unreadable else partition.break_item(BAD, **NEGATIVE)
+    before = partition.break_item(BAD, **damage)
     partition.restart()
+    return partition, before
+
+
+async def parked(*, unreadable: bool = True) -> tuple[Partition, dict[str, object], list[str]]:
+    """A partition with one account that is parked and two requests that wait, and another account that is well."""
+    partition, before = await broken(**({} if unreadable else NEGATIVE))
     waiting = asked(partition, BAD, "1")
     asked(partition, GOOD, "5", "6")
     waiting += asked(partition, BAD, "100")
@@ -99,11 +105,7 @@ async def test_what_waits_has_all_of_its_record() -> None:
 
 async def test_a_failure_is_tried_again_first() -> None:
     """A failure that passes parks nobody; one that stays is tried so many times, with a pause and a new load each time."""
-    partition = Partition()
-    asked(partition, BAD, "10")
-    await partition.run()
-    before = partition.break_item(BAD)
-    partition.restart()
+    partition, before = await broken()
     asked(partition, BAD, "1")
 
     async def mended(name: str) -> None:
@@ -330,11 +332,7 @@ async def test_a_step_that_stops_asks_for_no_other() -> None:
 
 async def test_a_drain_from_before_the_parking_leaves_it_alone() -> None:
     """A drain that found nothing to do and comes again, when a later request has parked the account, still finds nothing."""
-    partition = Partition()
-    asked(partition, BAD, "10")
-    await partition.run()
-    before = partition.break_item(BAD)
-    partition.restart()
+    partition, before = await broken()
     partition.ask(DrainRequested(BAD))
     asked(partition, BAD, "1")
     await partition.settle([partition.read(offset) for offset in (1, 2)])  # stored, and never told
@@ -348,11 +346,7 @@ async def test_a_drain_from_before_the_parking_leaves_it_alone() -> None:
 
 async def test_a_parking_that_was_never_told_is_told_after_its_draining() -> None:
     """Parked and drained, both without being told: when both records come again, the parking is told by its own, the rest by the drain's."""
-    partition = Partition()
-    asked(partition, BAD, "10")
-    await partition.run()
-    before = partition.break_item(BAD)
-    partition.restart()
+    partition, before = await broken()
     asked(partition, BAD, "1")
     await partition.settle([partition.read(1)])
     mend(partition, before)

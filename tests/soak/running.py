@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,12 +21,12 @@ from infra.local.stack import Stack
 from tests.soak.callers import Callers
 from tests.soak.proxy import Proxy
 from tests.soak.watch import Watch
+from tests.waiting import eventually
 
 SECOND: Final = SPARES[0]
 PARTITIONS: Final = 4
 BACK_S: Final = 90.0
 """After this time at most everything works again, whatever happened to it."""
-POLL_S: Final = 0.02
 CHOSEN: Final = {
     "CNOP_PORT": "0",
     "CNOP_FEE_BPS": "10",
@@ -138,20 +137,15 @@ async def running(home: Path, chance: Random, *, callers: int, pause_s: float, s
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float, otherwise: str) -> None:
     """Ask until it is true. NotBack, with `otherwise`, where the time is up before."""
-    deadline = time.monotonic() + within_s
-    while True:
-        answer = condition()
-        if answer if isinstance(answer, bool) else await answer:
-            return
-        if time.monotonic() > deadline:
-            raise NotBack(f"{otherwise} (within {within_s:g} s)")
-        await asyncio.sleep(POLL_S)
+    try:
+        await eventually(condition, within_s, otherwise)
+    except AssertionError as late:
+        raise NotBack(str(late)) from None
 
 
 def _free(count: int) -> list[int]:
     """Ports nobody has now."""
-    sockets = [socket.create_server((ports.HOST, 0)) for _ in range(count)]
-    found = [taken.getsockname()[1] for taken in sockets]
-    for taken in sockets:
-        taken.close()
+    found: list[int] = []
+    for _ in range(count):
+        found.append(ports.free(found))
     return found
