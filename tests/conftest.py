@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,12 @@ from tests.valkey import free_port
 
 PARTITIONS = 4
 FREE = ("CNOP_KAFKA_PORT", "CNOP_KAFKA_CONTROLLER_PORT", "CNOP_DYNAMODB_PORT", "CNOP_REDIS_PORT")
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
