@@ -24,7 +24,8 @@ from bench.mix import Mix
 from infra.dynamo import Dynamo
 from infra.ledger import TRANSACTIONS_AT_ONCE, Ledger, Stored, Write
 from processors.domain.decide import decide_all
-from processors.settlement import BATCH_RECORDS_MAX, FOLD_MAX
+from processors.settlement import BATCH_RECORDS_MAX
+from processors.work import next_fold
 from schemas.ledger import Account
 from schemas.requests import LoggedRequest
 
@@ -105,7 +106,7 @@ class Preparing:
         return prepared
 
     async def _batch(self, lane: int, prepared: Prepared) -> None:
-        """Fold what waits in a lane by account, in rounds of at most `FOLD_MAX` of each."""
+        """Fold what waits in a lane by account, in rounds of as many of each as go into one write."""
         waiting, self._waiting[lane] = self._waiting[lane], []
         if not waiting:
             return
@@ -114,16 +115,17 @@ class Preparing:
             folds.setdefault(logged.request.username, []).append(logged)
         rounds: Batch = []
         while folds:
-            rounds.append(await self._round({username: fold[:FOLD_MAX] for username, fold in folds.items()}))
-            folds = {username: fold[FOLD_MAX:] for username, fold in folds.items() if len(fold) > FOLD_MAX}
+            firsts = {username: next_fold(fold) for username, fold in folds.items()}
+            rounds.append(await self._round(firsts))
+            folds = {username: rest for username, fold in folds.items() if (rest := fold[len(firsts[username]) :])}
         prepared.lanes[lane].append(rounds)
         prepared.requests += len(waiting)
 
-    async def _round(self, folds: dict[str, list[LoggedRequest]]) -> list[Sent]:
+    async def _round(self, folds: dict[str, tuple[LoggedRequest, ...]]) -> list[Sent]:
         writes = []
         for username, fold in folds.items():
             before = self._accounts.get(username, Account(username))
-            decided = decide_all(before, tuple(fold), {})
+            decided = decide_all(before, fold, {})
             self._accounts[username] = decided.account
             writes.append(Write(before.version, decided.account, decided.entries, decided.orders))
         self._caught.sent = []

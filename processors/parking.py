@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from prometheus_client import Counter
@@ -41,19 +41,13 @@ from infra.parked import ParkingStore, fitting
 from processors.domain.decide import Decided
 from processors.domain.parking import decide_until, drained, draining_entry, parking_entry
 from processors.records import Read, next_drain, result_record, where
+from processors.work import DRAIN_MAX, FAILURES_MAX, Work
 from schemas.ledger import Account, AccountStatus, Entry, ParkCause, Parked, Waiting
 from schemas.ledger import Parking as Facts
 from schemas.requests import DrainRequested, LoggedRequest, UnreadableRequest, decode_request, encode_request, parking_id, request_type
 
-if TYPE_CHECKING:
-    from processors.settlement import Work
-
 log = structlog.get_logger()
 
-FAILURES_MAX: Final = 3
-"""Failures of one account's next request, with a pause and a fresh load after each, before it is parked."""
-DRAIN_MAX: Final = 40
-"""Waiting requests in one step of draining: an entry and an order each, beside the account, the drain's entry and the list of parked accounts."""
 PARKED_A_MINUTE_MAX: Final = 10
 """More than so many accounts parked within a minute, by all processes together, are not these accounts' fault."""
 MINUTE: Final = timedelta(minutes=1)
@@ -80,7 +74,7 @@ class Parking:
         self._store = store
         self._now = now
 
-    async def step(self, works: Sequence["Work"], batch: Sequence[Read]) -> None:
+    async def step(self, works: Sequence[Work], batch: Sequence[Read]) -> None:
         """Bring each of these accounts one step forward. DynamoUnavailable, TooManyParked, NotParked."""
         reads: dict[str, dict[int, Read]] = {work.username: {} for work in works}
         for read in batch:
@@ -94,7 +88,7 @@ class Parking:
         for username, (partition, up_to) in emptied.items():
             await self._store.remove_waiting(username, partition, up_to=up_to)
 
-    async def _step(self, work: "Work", reads: Mapping[int, Read]) -> None:
+    async def _step(self, work: Work, reads: Mapping[int, Read]) -> None:
         head = work.account or work.unreadable
         if work.lookups:
             await self._tell_parkings(work, reads)
@@ -111,7 +105,7 @@ class Parking:
 
     # Parking
 
-    async def _park(self, work: "Work", read: Read) -> None:
+    async def _park(self, work: Work, read: Read) -> None:
         """Park the account from this request on, unless it was decided already: what was decided is told and never waits."""
         logged, head = read.logged, work.account or work.unreadable
         if head is None:
@@ -144,7 +138,7 @@ class Parking:
 
     # Waiting
 
-    async def _let_wait(self, work: "Work", parked: Parked, reads: Mapping[int, Read]) -> None:
+    async def _let_wait(self, work: Work, parked: Parked, reads: Mapping[int, Read]) -> None:
         """Put the next requests to wait; the record that caused the parking tells it, also where it comes again."""
         head = work.account or work.unreadable
         if head is None:
@@ -158,20 +152,20 @@ class Parking:
             work.pending = [logged for logged in work.pending if logged.offset not in put]
             WAITING.inc(len(put))
 
-    async def _tell_parkings(self, work: "Work", reads: Mapping[int, Read]) -> None:
+    async def _tell_parkings(self, work: Work, reads: Mapping[int, Read]) -> None:
         for entry in work.lookups:
             if entry.offset in reads and entry.offset not in work.told:
                 await self._tell_parking(work, entry.partition, entry.offset, reads)
         work.lookups = []
 
-    async def _tell_parking(self, work: "Work", partition: int, offset: int, reads: Mapping[int, Read]) -> None:
+    async def _tell_parking(self, work: Work, partition: int, offset: int, reads: Mapping[int, Read]) -> None:
         entry = await self._store.entry(work.username, parking_id(work.username, partition, offset))
         if entry:
             work.told[offset] = [result_record(entry, reads[offset])]
 
     # Draining
 
-    async def _drain(self, work: "Work", read: Read) -> None:
+    async def _drain(self, work: Work, read: Read) -> None:
         """One step of draining, or its results once more where it was stored before."""
         drain = read.logged
         entry = await self._store.entry(work.username, drain.request_id)
@@ -191,7 +185,7 @@ class Parking:
         else:
             await self._decide(work, work.account, head.parked, read)
 
-    async def _decide(self, work: "Work", account: Account, parked: Parked, read: Read) -> None:
+    async def _decide(self, work: Work, account: Account, parked: Parked, read: Read) -> None:
         waiting = await self._store.waiting(work.username, parked.partition, after=parked.before, limit=work.drain_max + 1)
         step = _decided(account, waiting[: work.drain_max], work)
         if step.cause and not step.reads:
@@ -218,7 +212,7 @@ class Parking:
             UNPARKED.inc(status == "active")
             log.info("account drained", username=work.username, requests=len(done.entries), status=status, cause=step.cause, goes_on=goes_on)
 
-    async def _take_less(self, work: "Work", read: Read, parked: Parked, entries: int) -> None:
+    async def _take_less(self, work: Work, read: Read, parked: Parked, entries: int) -> None:
         """The store does not take the step: try half of it, or stop before the one request that is left."""
         RETRIES.labels("store-refused").inc()
         if entries > 1:
@@ -226,7 +220,7 @@ class Parking:
         else:
             await self._stop(work, read, parked, "store-refused")
 
-    async def _stop(self, work: "Work", read: Read, parked: Parked, cause: ParkCause) -> None:
+    async def _stop(self, work: Work, read: Read, parked: Parked, cause: ParkCause) -> None:
         """The first request that waits fails again: the account stays parked as it is, and an entry says why."""
         head = work.account or work.unreadable
         if head is None:
@@ -239,7 +233,7 @@ class Parking:
             work.drop(read.logged)
             log.error("draining stopped", username=work.username, cause=cause, partition=parked.partition, after=parked.before)
 
-    async def _tell_again(self, work: "Work", read: Read, entry: Entry) -> None:
+    async def _tell_again(self, work: Work, read: Read, entry: Entry) -> None:
         """What a stored step tells, from its entry and those that it names."""
         facts = entry.parking
         if facts is None:
@@ -253,12 +247,12 @@ class Parking:
         if offsets:
             work.emptied = entry.partition, max(offsets)
 
-    def _tell(self, work: "Work", read: Read, entry: Entry, results: Sequence[Envelope]) -> None:
+    def _tell(self, work: Work, read: Read, entry: Entry, results: Sequence[Envelope]) -> None:
         work.told[read.logged.offset] = [*results, result_record(entry, read)]
         if entry.parking and entry.parking.goes_on:
             work.asked.append(next_drain(entry, read))
 
-    def _is_stored(self, work: "Work", outcome: Outcome) -> bool:
+    def _is_stored(self, work: Work, outcome: Outcome) -> bool:
         """Whether a write of this room is stored; where it is not, the account is loaded again before the next try."""
         match outcome:
             case Stored():
@@ -294,7 +288,7 @@ class _Step:
         return [read for read in self.reads if (read.logged.request_id, read.logged.partition, read.logged.offset) in places]
 
 
-def _decided(account: Account, waiting: Sequence[Waiting], work: "Work") -> _Step:
+def _decided(account: Account, waiting: Sequence[Waiting], work: Work) -> _Step:
     reads, cause = _reads(account.username, waiting)
     fold: dict[str, LoggedRequest] = {}
     for read in reads:

@@ -9,7 +9,6 @@ exception anywhere else ends the process.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -21,28 +20,25 @@ from events.consumer import RETRIES, Handled
 from events.envelope import Envelope
 from events.tracing import batch_span
 from infra.dynamo import DynamoUnavailable
-from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Outcome, Refused, Stored, Unknown, Write
 from infra.parked import ParkingStore
-from infra.parked import Unreadable as UnreadableAccount
-from processors.domain.decide import Decided, decide_all
-from processors.domain.parking import decide_until
+from processors.domain.decide import Decided
 from processors.known import KnownAccounts
-from processors.parking import DRAIN_MAX, FAILURES_MAX, Parking
-from processors.records import SOURCE, Read, decode, result_record, where
-from schemas.ledger import Account, Entry, Order, ParkCause, Parked
-from schemas.requests import DrainRequested, LoggedRequest
+from processors.parking import Parking
+from processors.records import SOURCE, Read, decode, result_record
+from processors.work import FAILURES_MAX, Work, as_write, decide_ahead, decide_next, learn
+from schemas.ledger import Account, Entry
 
 log = structlog.get_logger()
 
 BATCH_RECORDS_MAX: Final = 4_000
 """A backlog is taken in large batches: the requests of an account in one batch share its write."""
-FOLD_MAX: Final = (ACTIONS_MAX - 1) // 2
-"""Requests of one account in one write: each may take an entry and an order, beside the account itself."""
 ATTEMPTS_MAX: Final = 60
 """Tries without progress before the process ends. With the pauses between them about a minute and a half: well under the poll interval."""
 GROUP_REQUESTS: Final = 100
 GROUPS_AT_ONCE: Final = 8
 """Groups of so many requests, and how many of them are with the store: it is kept busy while the next ones are decided and written down."""
+TURNS_TO_SEND: Final = 4
+"""Turns of the event loop after which what was given to the store is on its way there."""
 LOGGED_IDS_MAX: Final = 50
 
 SETTLED: Final = Counter("cnop_settled_total", "Requests decided and stored, by kind and outcome", ["kind", "outcome"])
@@ -52,92 +48,11 @@ SETTLE_S: Final = Histogram(
     "cnop_settle_seconds", "Append to the requests topic until stored", buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 )
 
-__all__ = ["BATCH_RECORDS_MAX", "FOLD_MAX", "SOURCE", "Read", "Settlement", "Stalled", "decode"]
+__all__ = ["BATCH_RECORDS_MAX", "SOURCE", "Read", "Settlement", "Stalled", "decode"]
 
 
 class Stalled(RuntimeError):
     """No progress within the bound: the process ends, with its offsets unmoved, and starts anew."""
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One account's part of a batch, from first load to the last stored entry.
-
-    Of `account` and `unreadable` one is there once it is loaded. `found` are ids of requests that were stored before this batch; `drained` are
-    entries that this batch made of requests that had waited. `told` has further results by the offset of the record that tells them, and
-    `asked` further requests. `lookups` are entries whose record may have a parking to tell; `emptied`: up to which offset waiting items are done.
-    """
-
-    username: str
-    account: Account | None = None
-    pending: list[LoggedRequest] = field(default_factory=list)
-    unreadable: UnreadableAccount | None = None
-    orders: dict[str, Order] = field(default_factory=dict)
-    entries: dict[str, Entry] = field(default_factory=dict)
-    found: set[str] = field(default_factory=set)
-    fold_max: int = FOLD_MAX
-    drain_max: int = DRAIN_MAX
-    failures: int = 0
-    cause: ParkCause = "decision"
-    steps: int = 0
-    told: dict[int, list[Envelope]] = field(default_factory=dict)
-    asked: list[Envelope] = field(default_factory=list)
-    drained: list[Entry] = field(default_factory=list)
-    lookups: list[Entry] = field(default_factory=list)
-    emptied: tuple[int, int] | None = None
-
-    def goes_on(self) -> bool:
-        """Whether anything is left to do."""
-        self.pending = [logged for logged in self.pending if logged.request_id not in self.entries]
-        return bool(self.pending or self.lookups)
-
-    def is_plain(self) -> bool:
-        """Whether its next requests are decided and stored, and nothing else."""
-        account = self.account
-        if account is None or account.parked or self.lookups or self.failures >= FAILURES_MAX:
-            return False
-        return not isinstance(self.pending[0].request, DrainRequested)
-
-    def next_fold(self) -> tuple[LoggedRequest, ...]:
-        """The next requests to decide, each id once: the store refuses the same item twice in a transaction, and the first in the log wins."""
-        fold: dict[str, LoggedRequest] = {}
-        for logged in self.pending:
-            if isinstance(logged.request, DrainRequested):
-                break
-            fold.setdefault(logged.request_id, logged)
-            if len(fold) == self.fold_max:
-                break
-        return tuple(fold.values())
-
-    def forget(self) -> None:
-        """What is known of the account may be wrong: it is loaded before anything else is done."""
-        self.account = self.unreadable = None
-
-    def fail(self, cause: ParkCause, error: str, where: str = "") -> None:
-        """Its next request failed."""
-        self.failures += 1
-        self.cause = cause
-        self.forget()
-        first = self.pending[0]
-        log.warning("an account's work failed", username=self.username, offset=first.offset, tries=self.failures, cause=cause, error=error, where=where)
-
-    def drop(self, logged: LoggedRequest) -> None:
-        """A request is done that leaves no entry here."""
-        self.pending = [other for other in self.pending if other.offset != logged.offset]
-        self.steps += 1
-
-    def became(self, parked: Parked, version: int) -> None:
-        """The account is parked now, at that version."""
-        if self.account:
-            self.account = replace(self.account, status="parked", version=version, parked=parked)
-        elif self.unreadable:
-            self.unreadable = replace(self.unreadable, version=version, parked=parked)
-
-    def learn(self, entries: dict[str, Entry]) -> None:
-        """Entries were found in the way. One that a draining made tells that its record once parked the account, perhaps."""
-        self.entries.update(entries)
-        self.found.update(entries)
-        self.lookups += [entry for entry in entries.values() if entry.drained_by]
 
 
 class Settlement:
@@ -245,10 +160,17 @@ class Settlement:
             await self._decide_and_store(works)
 
     async def _decide_and_store(self, works: Sequence[Work]) -> None:
-        decided = [(work, done) for work in works if (done := _decide(work, work.next_fold()))]
-        outcomes = await self._ledger.write([_as_write(work, done) for work, done in decided])
-        for (work, done), outcome in zip(decided, outcomes, strict=True):
-            _learn(work, done, outcome)
+        """Decide and store the accounts' requests, fold by fold, for as long as the store takes them.
+
+        While it has one fold of an account, the next is decided as if that one were stored, and forgotten if it is not.
+        """
+        decided = [(work, done) for work in works if (done := decide_next(work))]
+        while decided:
+            writes = [as_write(work, done) for work, done in decided]
+            outcomes, ahead = await asyncio.gather(self._ledger.write(writes), _ahead(decided))
+            for (work, done), outcome in zip(decided, outcomes, strict=True):
+                learn(work, done, outcome)
+            decided = [(work, next_done) for (work, done), next_done in zip(decided, ahead, strict=True) if next_done and work.account is done.account]
 
     def _after(self, works: dict[str, Work]) -> Callable[[], Awaitable[None]] | None:
         emptied = {username: work.emptied for username, work in works.items() if work.emptied}
@@ -302,50 +224,11 @@ def _progress(works: Sequence[Work]) -> int:
     return sum(len(work.entries) + len(work.orders) + work.steps for work in works)
 
 
-def _decide(work: Work, fold: tuple[LoggedRequest, ...]) -> Decided | None:
-    """The fold decided; the part of it before a request whose decision raises; None where that is the first one."""
-    account = work.account
-    if account is None:
-        raise RuntimeError("decided before it was loaded")
-    try:
-        return decide_all(account, fold, work.orders)
-    except Exception as raised:  # noqa: BLE001 - a bug in one account's work parks that account
-        done, error = decide_until(account, fold, work.orders)
-        if done.entries:
-            return done
-        work.fail("decision", type(error or raised).__name__, where(error or raised))
-        return None
-
-
-def _as_write(work: Work, decided: Decided) -> Write:
-    loaded = work.account.version if work.account else 0
-    return Write(loaded, decided.account, decided.entries, decided.orders)
-
-
-def _learn(work: Work, decided: Decided, outcome: Outcome) -> None:
-    """Take in what the store said."""
-    match outcome:
-        case Stored():
-            work.account = decided.account
-            work.failures = 0
-            work.entries.update((entry.request_id, entry) for entry in decided.entries)
-            work.orders.update((order.order_id, order) for order in decided.orders)
-        case Refused(moved, entries, orders):
-            RETRIES.labels("moved" if moved else "stored-before").inc()
-            if moved:
-                work.forget()
-            work.learn(dict(entries))
-            work.orders.update(orders)
-        case Unknown(cause):
-            RETRIES.labels(cause).inc()
-            if cause != NEIGHBOUR:
-                work.forget()
-        case Failed(cause):
-            RETRIES.labels("store-refused").inc()
-            if len(decided.entries) > 1:
-                work.fold_max = len(decided.entries) // 2
-            else:
-                work.fail("store-refused", cause)
+async def _ahead(decided: Sequence[tuple[Work, Decided]]) -> list[Decided | None]:
+    """What the accounts' next requests give if these are stored. What raises is left to the next try, which knows for sure."""
+    for _ in range(TURNS_TO_SEND):
+        await asyncio.sleep(0)
+    return [decide_ahead(work, done) for work, done in decided]
 
 
 def _outcomes(batch: Sequence[Read], works: dict[str, Work]) -> Iterator[tuple[Read, Entry, Work]]:

@@ -326,6 +326,6 @@ async def test_accounts_that_are_parked_are_listed(dynamo: Dynamo, user: str) ->
 
 def test_a_step_fits_into_a_transaction() -> None:
     """The most that a step of draining writes is within the store's bound."""
-    from processors.parking import DRAIN_MAX  # noqa: PLC0415
+    from processors.work import DRAIN_MAX  # noqa: PLC0415
 
     assert 2 * DRAIN_MAX + 3 <= ACTIONS_MAX

@@ -1,6 +1,7 @@
 """The accounts that a process knows save the reads, and are never trusted beyond a known outcome."""
 
 from processors.known import KnownAccounts
+from processors.work import FOLD_ACTIONS_MAX
 from schemas.ledger import Account
 from tests.settlement.partition import PARTITION, Partition
 from tests.settlement.test_parking import BAD, GOOD, asked
@@ -73,3 +74,30 @@ async def test_an_account_that_moved_is_read_again() -> None:
     await partition.run()
     assert partition.ledger.account_now(GOOD).cash["USD"].available == 6
     partition.check([GOOD, BAD])
+
+
+async def test_the_next_fold_is_decided_while_the_store_has_one() -> None:
+    """A busy account's folds are stored one after the other without a load between them, each with as many requests as a transaction takes."""
+    partition = Partition()
+    asked(partition, GOOD, *["1"] * (2 * FOLD_ACTIONS_MAX + 1))
+    await partition.run()
+    assert partition.steps == ["accounts", "write", "written", "write", "written", "write", "written", "handled", "committed"]
+    partition.check([GOOD])
+
+
+async def test_what_was_decided_ahead_is_forgotten_where_the_write_was_not_stored() -> None:
+    """An account that moved meanwhile is loaded, and all of its requests are decided anew on what is there."""
+    partition = Partition()
+    asked(partition, GOOD, "1")
+    await partition.run()
+    other = partition.settle
+    partition.restart()
+    asked(partition, GOOD, "2")
+    await partition.run()
+    partition.settle = other
+    partition.steps.clear()
+    asked(partition, GOOD, *["1"] * (2 * FOLD_ACTIONS_MAX))
+    await partition.run()
+    assert partition.steps == ["write", "written", "pause", "accounts", "write", "written", "write", "written", "handled", "committed"]
+    assert partition.ledger.account_now(GOOD).cash["USD"].available == 3 + 2 * FOLD_ACTIONS_MAX
+    partition.check([GOOD])

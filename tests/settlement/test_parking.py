@@ -9,7 +9,8 @@ from botocore.exceptions import ClientError
 
 from infra.ledger_items import account_item
 from infra.parked import HeadUnreadable
-from processors.parking import DRAIN_MAX, FAILURES_MAX, PARKED_A_MINUTE_MAX, TooManyParked
+from processors.parking import PARKED_A_MINUTE_MAX, TooManyParked
+from processors.work import DRAIN_MAX, FAILURES_MAX
 from schemas.ledger import CashLine, Position
 from schemas.requests import DrainRequested, next_drain_id, parking_id
 from schemas.results import result_id

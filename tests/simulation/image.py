@@ -32,6 +32,7 @@ LINKED = (
     "processors.domain.parking",
     "processors.known",
     "processors.records",
+    "processors.work",
     "processors.parking",
     "processors.settlement",
 )
@@ -39,7 +40,8 @@ LONGER = {
     "events.consumer": {"HEARTBEAT_MS": 3_000, "FETCH_WAIT_MS": 10_000},
     "events.lane": {"POLL_MS": 5_000},
     "events.stalls": {"WATCH_INTERVAL_S": 10.0},
-    "processors.parking": {"DRAIN_MAX": 2, "PARKED_A_MINUTE_MAX": 100},
+    "processors.work": {"DRAIN_MAX": 2},
+    "processors.parking": {"PARKED_A_MINUTE_MAX": 100},
 }
 """Idle beats, which cost a simulation time and show nothing, are longer; a step of draining is shorter, so that there is a next one."""
 

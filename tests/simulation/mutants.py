@@ -7,6 +7,7 @@ means anything is told and not passed over.
 from tests.simulation.image import Image, Mutation
 
 SETTLEMENT = "processors.settlement"
+WORK = "processors.work"
 PARKING = "processors.parking"
 RECORDS = "processors.records"
 PARKING_RULES = "processors.domain.parking"
@@ -17,6 +18,9 @@ CONSUMER = "events.consumer"
 TRANSACTION = "events.transaction"
 
 _SAME_PLACE = "if (entry.partition, entry.offset) == (read.logged.partition, read.logged.offset):\n                results"
+_EMIT_FIRST = (
+    "asyncio.ensure_future(self._ledger.write(writes)); from infra.ledger import Stored; outcomes, ahead = [Stored()] * len(decided), await _ahead(decided)"
+)
 _STORE = "handled = await self._loop.handle(requests) if requests else Handled()"
 _COMMIT = "await self._transactions.commit(outgoing, {self._tp: next_offset}, self._loop.group)"
 _UNKNOWN = "RETRIES.labels(cause).inc()\n            if cause != NEIGHBOUR:\n                work.forget()"
@@ -31,23 +35,17 @@ MUTANTS: dict[str, tuple[Mutation, ...]] = {
     "no re-emit of a stored result": ((SETTLEMENT, _SAME_PLACE, _SAME_PLACE.replace("):\n", ") and entry.request_id not in work.found:\n")),),
     "no dedupe: a repeated request is answered again": ((SETTLEMENT, _SAME_PLACE, _SAME_PLACE.replace("if (entry.partition", "if True or (entry.partition")),),
     "emit before commit: results sent before the store answered": (
-        (SETTLEMENT, "outcomes = await self._ledger.write(", "import asyncio; asyncio.ensure_future(self._ledger.write("),
-        (SETTLEMENT, "_as_write(work, done) for work, done in decided])\n", "_as_write(work, done) for work, done in decided]))\n"),
-        (
-            SETTLEMENT,
-            "for (work, done), outcome in zip(decided, outcomes, strict=True):\n            _learn(work, done, outcome)",
-            "for work, done in decided:\n            _learn(work, done, Stored())",
-        ),
+        (SETTLEMENT, "outcomes, ahead = await asyncio.gather(self._ledger.write(writes), _ahead(decided))", _EMIT_FIRST),
     ),
-    "a conflict taken for a refusal": ((SETTLEMENT, _UNKNOWN, _REFUSE_ALL),),
-    "a conflict passed over": ((SETTLEMENT, _UNKNOWN, "work.pending.clear()"),),
-    "an unknown outcome taken as stored": ((SETTLEMENT, "case Stored():", "case Stored() | Unknown():"),),
-    "an unknown outcome taken as not stored, the cache kept": ((SETTLEMENT, _UNKNOWN, "RETRIES.labels(cause).inc()"),),
-    "an account that moved is not loaded again": ((SETTLEMENT, "if moved:\n                work.forget()", "if False:\n                work.forget()"),),
-    "an entry in the way is not taken in": ((SETTLEMENT, "self.entries.update(entries)", "pass"),),
-    "an order in the way is not taken in": ((SETTLEMENT, "work.learn(dict(entries))\n            work.orders.update(orders)", "work.learn(dict(entries))"),),
+    "a conflict taken for a refusal": ((WORK, _UNKNOWN, _REFUSE_ALL),),
+    "a conflict passed over": ((WORK, _UNKNOWN, "work.pending.clear()"),),
+    "an unknown outcome taken as stored": ((WORK, "case Stored():", "case Stored() | Unknown():"),),
+    "an unknown outcome taken as not stored, the cache kept": ((WORK, _UNKNOWN, "RETRIES.labels(cause).inc()"),),
+    "an account that moved is not loaded again": ((WORK, "if moved:\n                work.forget()", "if False:\n                work.forget()"),),
+    "an entry in the way is not taken in": ((WORK, "self.entries.update(entries)", "pass"),),
+    "an order in the way is not taken in": ((WORK, "work.learn(dict(entries))\n            work.orders.update(orders)", "work.learn(dict(entries))"),),
     "results made from what was decided now, not from the entry": (
-        (SETTLEMENT, "work.learn(dict(entries))", "work.learn({entry.request_id: entry for entry in decided.entries if entry.request_id in entries})"),
+        (WORK, "work.learn(dict(entries))", "work.learn({entry.request_id: entry for entry in decided.entries if entry.request_id in entries})"),
     ),
     "results made from the current account": (
         (
@@ -56,12 +54,14 @@ MUTANTS: dict[str, tuple[Mutation, ...]] = {
             "results.append(result_record(replace(entry, version=work.account.version if work.account else entry.version), read))",
         ),
     ),
-    "the same id twice in a fold": ((SETTLEMENT, "fold.setdefault(logged.request_id, logged)", "fold[str(len(fold))] = logged"),),
-    "the last of the same id wins": ((SETTLEMENT, "fold.setdefault(logged.request_id, logged)", "fold[logged.request_id] = logged"),),
+    "the same id twice in a fold": ((WORK, "fold[logged.request_id] = logged", "fold[str(len(fold))] = logged"),),
+    "the last of the same id wins": (
+        (WORK, "logged.request_id in on_the_way or logged.request_id in fold:\n            continue", "logged.request_id in on_the_way:\n            continue"),
+    ),
     "results sent backwards": ((SETTLEMENT, "for read in batch:\n            work = works[", "for read in reversed(batch):\n            work = works["),),
     "another user's record is taken": ((RECORDS, "if request.username != envelope.subject:", "if False:"),),
     "an id that is no request id is taken": ((RECORDS, "if not _is_request_id(envelope.id):", "if False:"),),
-    "an account's bug ends the process": ((SETTLEMENT, "    except Exception as raised:", "    except ZeroDivisionError as raised:"),),
+    "an account's bug ends the process": ((WORK, "    except Exception as raised:", "    except ZeroDivisionError as raised:"),),
     "accounts of a closed partition stay known, and versions are not checked": (
         (SETTLEMENT, "self._known.closed(partition)", "pass"),
         (LEDGER, '"ConditionExpression": "#version = :loaded",', '"ConditionExpression": "#version > :before",'),
@@ -166,7 +166,7 @@ MUTANTS: dict[str, tuple[Mutation, ...]] = {
     ),
     "no waiting for the commit": ((TRANSACTION, "await producer.commit_transaction()", "asyncio.ensure_future(producer.commit_transaction())"),),
     # Parking
-    "a parked request overtaken by a later one": ((SETTLEMENT, "if account is None or account.parked or self.lookups", "if account is None or self.lookups"),),
+    "a parked request overtaken by a later one": ((WORK, "if account is None or account.parked or self.lookups", "if account is None or self.lookups"),),
     "a parked account's requests dropped": (
         (PARKING, "if self._is_stored(work, await self._store.put_waiting(work.username, head.version, waiting)):", "if True:"),
     ),

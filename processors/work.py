@@ -1,0 +1,180 @@
+"""One account's part of a batch: what waits for its decision, what is known of the account, and what the store said of it."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from events.consumer import RETRIES
+from events.envelope import Envelope
+from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Outcome, Refused, Stored, Unknown, Write
+from infra.parked import Unreadable as UnreadableAccount
+from processors.domain.decide import Decided, decide_all
+from processors.domain.parking import decide_until
+from processors.records import where
+from schemas.ledger import Account, Entry, Order, ParkCause, Parked
+from schemas.requests import Deposit, DrainRequested, FenceRequested, LoggedRequest, Withdrawal
+from schemas.results import result_value
+
+log = structlog.get_logger()
+
+FOLD_ACTIONS_MAX: Final = ACTIONS_MAX - 1
+"""Actions of one account's requests in one write, beside the one of the account itself."""
+FAILURES_MAX: Final = 3
+"""Failures of one account's next request, with a pause and a fresh load after each, before it is parked."""
+DRAIN_MAX: Final = 40
+"""Waiting requests in one step of draining: an entry and an order each, beside the account, the drain's entry and the list of parked accounts."""
+_WITHOUT_ORDER: Final = (Deposit, Withdrawal, FenceRequested)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One account's part of a batch, from first load to the last stored entry.
+
+    Of `account` and `unreadable` one is there once it is loaded. `found` are ids of requests that were stored before this batch; `drained` are
+    entries that this batch made of requests that had waited. `told` has further results by the offset of the record that tells them, and
+    `asked` further requests. `lookups` are entries whose record may have a parking to tell; `emptied`: up to which offset waiting items are done.
+    """
+
+    username: str
+    account: Account | None = None
+    pending: list[LoggedRequest] = field(default_factory=list)
+    unreadable: UnreadableAccount | None = None
+    orders: dict[str, Order] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    found: set[str] = field(default_factory=set)
+    fold_max: int = FOLD_ACTIONS_MAX
+    drain_max: int = DRAIN_MAX
+    failures: int = 0
+    cause: ParkCause = "decision"
+    steps: int = 0
+    told: dict[int, list[Envelope]] = field(default_factory=dict)
+    asked: list[Envelope] = field(default_factory=list)
+    drained: list[Entry] = field(default_factory=list)
+    lookups: list[Entry] = field(default_factory=list)
+    emptied: tuple[int, int] | None = None
+
+    def goes_on(self) -> bool:
+        """Whether anything is left to do."""
+        self.pending = [logged for logged in self.pending if logged.request_id not in self.entries]
+        return bool(self.pending or self.lookups)
+
+    def is_plain(self) -> bool:
+        """Whether its next requests are decided and stored, and nothing else."""
+        account = self.account
+        if account is None or account.parked or self.lookups or self.failures >= FAILURES_MAX:
+            return False
+        return not isinstance(self.pending[0].request, DrainRequested)
+
+    def forget(self) -> None:
+        """What is known of the account may be wrong: it is loaded before anything else is done."""
+        self.account = self.unreadable = None
+
+    def fail(self, cause: ParkCause, error: str, where: str = "") -> None:
+        """Its next request failed."""
+        self.failures += 1
+        self.cause = cause
+        self.forget()
+        first = self.pending[0]
+        log.warning("an account's work failed", username=self.username, offset=first.offset, tries=self.failures, cause=cause, error=error, where=where)
+
+    def drop(self, logged: LoggedRequest) -> None:
+        """A request is done that leaves no entry here."""
+        self.pending = [other for other in self.pending if other.offset != logged.offset]
+        self.steps += 1
+
+    def became(self, parked: Parked, version: int) -> None:
+        """The account is parked now, at that version."""
+        if self.account:
+            self.account = replace(self.account, status="parked", version=version, parked=parked)
+        elif self.unreadable:
+            self.unreadable = replace(self.unreadable, version=version, parked=parked)
+
+    def learn(self, entries: dict[str, Entry]) -> None:
+        """Entries were found in the way. One that a draining made tells that its record once parked the account, perhaps."""
+        self.entries.update(entries)
+        self.found.update(entries)
+        self.lookups += [entry for entry in entries.values() if entry.drained_by]
+
+
+def next_fold(pending: Iterable[LoggedRequest], requests_max: int = FOLD_ACTIONS_MAX, on_the_way: Collection[str] = ()) -> tuple[LoggedRequest, ...]:
+    """The next requests of one account to decide and write at once, but for those on the way to the store.
+
+    Each id once: the store refuses the same item twice in a transaction, and the first in the log wins.
+    """
+    fold: dict[str, LoggedRequest] = {}
+    actions = 0
+    for logged in pending:
+        if isinstance(logged.request, DrainRequested):
+            break
+        if logged.request_id in on_the_way or logged.request_id in fold:
+            continue
+        actions += 1 if isinstance(logged.request, _WITHOUT_ORDER) else 2
+        if actions > FOLD_ACTIONS_MAX or len(fold) == requests_max:
+            break
+        fold[logged.request_id] = logged
+    return tuple(fold.values())
+
+
+def decide_next(work: Work) -> Decided | None:
+    """The next fold decided; the part of it before a request whose decision raises; None where that is the first one."""
+    fold = next_fold(work.pending, work.fold_max)
+    account = work.account
+    if account is None:
+        raise RuntimeError("decided before it was loaded")
+    try:
+        return decide_all(account, fold, work.orders)
+    except Exception as raised:  # noqa: BLE001 - a bug in one account's work parks that account
+        done, error = decide_until(account, fold, work.orders)
+        if done.entries:
+            return done
+        work.fail("decision", type(error or raised).__name__, where(error or raised))
+        return None
+
+
+def decide_ahead(work: Work, done: Decided) -> Decided | None:
+    """The fold after one that is on its way to the store, decided as if that were stored already. None where there is none, or where it raises."""
+    fold = next_fold(work.pending, work.fold_max, {entry.request_id for entry in done.entries})
+    if not fold:
+        return None
+    try:
+        ahead = decide_all(done.account, fold, {**work.orders, **{order.order_id: order for order in done.orders}})
+    except Exception:  # noqa: BLE001 - decided again, and counted as a failure of this account's work then
+        return None
+    for entry in ahead.entries:
+        result_value(entry)
+    return ahead
+
+
+def as_write(work: Work, decided: Decided) -> Write:
+    """What was decided from what is known of the account, to be stored."""
+    loaded = work.account.version if work.account else 0
+    return Write(loaded, decided.account, decided.entries, decided.orders)
+
+
+def learn(work: Work, decided: Decided, outcome: Outcome) -> None:
+    """Take in what the store said."""
+    match outcome:
+        case Stored():
+            work.account = decided.account
+            work.failures = 0
+            work.entries.update((entry.request_id, entry) for entry in decided.entries)
+            work.orders.update((order.order_id, order) for order in decided.orders)
+            work.goes_on()
+        case Refused(moved, entries, orders):
+            RETRIES.labels("moved" if moved else "stored-before").inc()
+            if moved:
+                work.forget()
+            work.learn(dict(entries))
+            work.orders.update(orders)
+        case Unknown(cause):
+            RETRIES.labels(cause).inc()
+            if cause != NEIGHBOUR:
+                work.forget()
+        case Failed(cause):
+            RETRIES.labels("store-refused").inc()
+            if len(decided.entries) > 1:
+                work.fold_max = len(decided.entries) // 2
+            else:
+                work.fail("store-refused", cause)
