@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.instants import EPOCH, Instant
 from schemas.money import Amount
 
 
@@ -62,6 +63,11 @@ class Settings(BaseSettings):
 
     # The market.
     market_interval_s: float = Field(default=60.0, gt=0, description="Time between published prices")
+    market_source: Literal["fixed", "simulated", "replayed"] = Field(default="fixed", description="Where prices come from")
+    market_seed: int = Field(default=1, description="simulated: the market of another seed is another one")
+    market_replay_dir: Path = Field(default=Path("prices"), description="replayed: folder of <ASSET>.csv files of time, open, high, low, close")
+    market_replay_starts: Instant = Field(default=EPOCH, description="replayed: when the first row of each file is the price")
+    market_replay_speed: float = Field(default=1.0, gt=0, description="replayed: seconds of history that pass in one second")
 
     # Projections.
     generation: int = Field(default=1, ge=1, description="Projection generation that is read and written")

@@ -7,7 +7,7 @@ and it goes on from the committed offsets.
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import stamina
 import structlog
@@ -27,9 +27,11 @@ from infra.http_serve import be
 from infra.ledger_bound import BoundedReads
 from infra.market import MarketCache, MarketStore
 from infra.parked import ParkingLedger
+from infra.price_files import load_price_files
 from infra.process import Background
 from infra.settings import Settings
 from processors import market, projector, settlement
+from processors.prices import ReplayedPrices, SimulatedPrices
 
 log = structlog.get_logger()
 
@@ -129,7 +131,7 @@ async def _market(settings: Settings, health: Health, background: Background) ->
             load_asset_file(None),
             MarketStore(dynamo),
             bus,
-            prices=market.FixedPrices(),
+            prices=price_source(settings),
             clock=SystemClock(),
             ids=SystemIds(),
             interval_s=settings.market_interval_s,
@@ -142,6 +144,19 @@ async def _market(settings: Settings, health: Health, background: Background) ->
             yield
         finally:
             await bus.stop(settings.shutdown_s * STOP_SHARE)
+
+
+def price_source(settings: Settings) -> market.PriceSource:
+    """Where prices come from. PriceFileInvalid where they should come from files that cannot be used."""
+    match settings.market_source:
+        case "simulated":
+            return SimulatedPrices(settings.market_seed, settings.market_interval_s)
+        case "replayed":
+            return ReplayedPrices(load_price_files(settings.market_replay_dir), settings.market_replay_starts, settings.market_replay_speed)
+        case "fixed":
+            return market.FixedPrices()
+        case _:
+            assert_never(settings.market_source)
 
 
 PROCESSORS: Final[Mapping[str, Parts]] = {"settlement": _settlement, "projector": _projector, "market": _market}

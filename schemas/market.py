@@ -36,6 +36,17 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """The prices of a stretch of time that begins at `at`."""
+
+    at: Instant
+    open: Amount
+    high: Amount
+    low: Amount
+    close: Amount
+
+
+@dataclass(frozen=True, slots=True)
 class PriceChanged:
     """The value of a record on the prices topic: price of one whole unit in the home currency."""
 

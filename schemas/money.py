@@ -121,8 +121,8 @@ def in_currency(value: Decimal, currency: str) -> str:
 _SPELLING: Final = re.compile(AMOUNT_PATTERN, re.ASCII)
 
 
-def _read_decimal(value: object) -> Decimal:
-    """Parse text, int or Decimal; float is refused since it has lost digits already."""
+def read_decimal(value: object) -> Decimal:
+    """Parse text, int or Decimal. ValueError names the rule that is broken; float is refused since it has lost digits already."""
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise ValueError("must be a decimal number, written as text or as a JSON number")  # noqa: TRY004 - pydantic reports ValueError by field
     if isinstance(value, str) and not _SPELLING.fullmatch(value):
@@ -137,7 +137,7 @@ def _read_decimal(value: object) -> Decimal:
 
 Amount = Annotated[
     Decimal,
-    BeforeValidator(_read_decimal),
+    BeforeValidator(read_decimal),
     PlainSerializer(plain, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": AMOUNT_PATTERN, "examples": ["5000.00"]}, mode="serialization"),
     WithJsonSchema(
@@ -149,7 +149,7 @@ Amount = Annotated[
 
 Figure = Annotated[
     Decimal,
-    BeforeValidator(_read_decimal),
+    BeforeValidator(read_decimal),
     PlainSerializer(short, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": AMOUNT_PATTERN, "examples": ["5000"]}),
 ]

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from pydantic_settings import BaseSettings
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings
 from infra.local.config import LocalSettings
 from infra.settings import Settings
 from ops.main import app
+from schemas.instants import rfc3339
 from schemas.problems import PROBLEMS
 from tests.rules.sources import ROOT, files, modules, text
 
@@ -82,7 +84,11 @@ def test_every_setting_is_told_with_its_default() -> None:
 
 
 def _defaults(settings: type[BaseSettings]) -> dict[str, str]:
-    return {f"{PREFIX}{name.upper()}": "(empty)" if field.default == "" else str(field.default) for name, field in settings.model_fields.items()}
+    return {f"{PREFIX}{name.upper()}": _spelled(field.default) for name, field in settings.model_fields.items()}
+
+
+def _spelled(default: object) -> str:
+    return rfc3339(default) if isinstance(default, datetime) else str(default) or "(empty)"
 
 
 def test_no_page_names_a_setting_that_there_is_not() -> None:
