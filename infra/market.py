@@ -89,6 +89,24 @@ class MarketStore:
         answer = await self._dynamo.call("update_item", TableName=MARKET.name, Key=_key(ASSETS_PK, asset.asset_id), ReturnValues="ALL_NEW", **_facts(asset))
         return _read_asset(answer["Attributes"])
 
+    async def set_active(self, asset_id: str, *, is_active: bool) -> Asset | None:
+        """Let an asset be traded, or not any more; what is stored then. None where there is no asset of that id. Repeating it is harmless."""
+        try:
+            answer = await self._dynamo.call(
+                "update_item",
+                TableName=MARKET.name,
+                Key=_key(ASSETS_PK, asset_id),
+                UpdateExpression="SET is_active = :is_active",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":is_active": {"BOOL": is_active}},
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return None
+            raise
+        return _read_asset(answer["Attributes"])
+
     async def put_prices(self, prices: Sequence[PriceChanged]) -> list[PriceChanged]:
         """Store the prices whose sequence is larger than the stored one's, and return them. A repetition after an unknown outcome returns them again."""
         stored: list[PriceChanged] = []

@@ -92,6 +92,14 @@ def parked(context: typer.Context) -> None:
     parked_app(args=context.args, prog_name="cnop parked")
 
 
+@app.command("assets", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def assets(context: typer.Context) -> None:
+    """List assets, and say which are traded (`cnop assets deactivate ID`)."""
+    from ops.assets import app as assets_app  # noqa: PLC0415
+
+    assets_app(args=context.args, prog_name="cnop assets")
+
+
 _lazily("demo", "Drive the running system as clients would, and prove that its books add up.")
 _lazily("load", "Take requests from a CSV or NDJSON file.")
 

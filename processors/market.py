@@ -91,7 +91,8 @@ async def run(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, pr
 async def list_assets(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, clock: Clock, ids: Ids) -> list[Asset]:
     """Put new assets and changed facts into the table and publish every asset; what is listed then, those of an earlier file included.
 
-    An asset's `is_active` in the table outlives the file's. All are published each time, since a topic may have been made anew.
+    An asset's `is_active` in the table outlives the file's. All are published each time, since a topic may have been made anew. What an operator
+    changed meanwhile is published after it: the last record of an asset is what the table has.
     """
     before = await _retried(store.assets)
     changed = [asset for asset in assets if not _is_stored(asset, before)]
@@ -99,6 +100,9 @@ async def list_assets(assets: Sequence[Asset], store: MarketStore, bus: Publishe
     listed = list((before | stored).values())
     update_id, at = ids.new(), clock.now()
     await _each(partial(_published, bus, ASSETS), [_asset_event(asset, before, update_id, at) for asset in listed])
+    while overtaken := [asset for asset in (await _retried(store.assets)).values() if asset not in listed]:
+        await _each(partial(_published, bus, ASSETS), [asset_changed(asset, update_id, at) for asset in overtaken])
+        listed = list(({asset.asset_id: asset for asset in listed} | {asset.asset_id: asset for asset in overtaken}).values())
     log.info("assets listed", request_id=update_id, assets=len(listed), new=len(listed) - len(before), changed=len(stored) - len(listed) + len(before))
     return listed
 
@@ -114,6 +118,13 @@ async def publish_prices(assets: Sequence[Asset], store: MarketStore, bus: Publi
     LAST_UPDATE.set(clock.now().timestamp())
     log.info("prices published", request_id=update_id, prices=len(stored), behind=len(prices) - len(stored))
     return stored
+
+
+def asset_changed(asset: Asset, update_id: str, at: datetime) -> Envelope:
+    """The event of a change of an asset: an asset that is as it was before is another event all the same."""
+    value = encode_asset(asset)
+    event_id = _event_id(ASSET_CHANGED, asset.asset_id, f"{update_id}\n{value.decode()}")
+    return Envelope(event_id, SOURCE, ASSET_CHANGED, asset.asset_id, at, value, update_id, update_id)
 
 
 def _is_stored(asset: Asset, stored: Mapping[str, Asset]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from events.bus import OutcomeUnknown
 from events.envelope import read
 from events.topics import ASSETS, PRICES
-from processors.market import SOURCE, FixedPrices, list_assets, publish_prices, run
+from processors.market import SOURCE, FixedPrices, asset_changed, list_assets, publish_prices, run
 from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, decode_asset, decode_price
 from tests.fakes.clock import START, FakeClock, FakeIds
 
@@ -88,6 +88,43 @@ async def test_changed_facts_are_told_and_the_operators_word_is_kept(store, asse
     listed = await list_assets(assets[:2], store, topics, **ours)
     assert {asset.asset_id: asset for asset in listed} == {"BTC": replace(assets[0], is_active=False), "ETH": assets[1], assets[5].asset_id: assets[5]}
     assert {event.subject: event.type for event in topics.of(ASSETS)} == {"BTC": ASSET_CHANGED, "ETH": ASSET_LISTED, assets[5].asset_id: ASSET_LISTED}
+
+
+class Operator(Topics):
+    """An operator who stops an asset while the market lists it: after it was read, before it is published."""
+
+    def __init__(self, store):
+        super().__init__()
+        self.store = store
+
+    async def publish(self, topic, envelope):
+        if not self.events:
+            stopped = await self.store.set_active("BTC", is_active=False)
+            await super().publish(topic, asset_changed(stopped, "operator", START))
+        await super().publish(topic, envelope)
+
+
+async def test_the_last_record_of_an_asset_is_what_the_table_has(store, assets, ours):
+    """An operator's change that comes while everything is listed is not undone by it."""
+    await list_assets(assets[:3], store, Topics(), **ours)
+    topics = Operator(store)
+    listed = await list_assets(assets[:3], store, topics, **ours)
+    last = {event.subject: decode_asset(event.value) for event in topics.of(ASSETS)}
+    assert last == await store.assets() == {asset.asset_id: asset for asset in listed}
+    assert last["BTC"].is_active is False
+
+
+async def test_an_operators_change_is_stored_and_repeated_without_harm(store, assets):
+    """It changes that and nothing else, for listed assets only; as an event it is a new one each time."""
+    await store.list_asset(assets[0])
+    for is_active in (False, False, True):
+        assert await store.set_active("BTC", is_active=is_active) == replace(assets[0], is_active=is_active)
+    assert await store.set_active("NOSUCH", is_active=True) is None
+    assert await store.assets() == {"BTC": assets[0]}
+    first, second = (asset_changed(assets[0], update, START) for update in ("one", "two"))
+    assert (first.type, first.subject, decode_asset(first.value)) == (ASSET_CHANGED, "BTC", assets[0])
+    assert first.id != second.id
+    assert first == asset_changed(assets[0], "one", START)
 
 
 async def test_a_round_publishes_a_price_of_every_asset(store, assets, topics, ours):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from schemas.requests import request_id
 from schemas.tables import ACCOUNT_SK, LEDGER, account_pk
 from tests.waiting import eventually
 
+ROOT: Final = Path(__file__).parents[2]
 API: Final = "/api/v1"
 REGION: Final = "us-east-1"
 PASSWORD: Final = "Correct-Horse-9"
@@ -36,6 +38,7 @@ ANSWER_S: Final = 20.0
 """No answer of this system takes longer, whatever is away."""
 BACK_S: Final = 60.0
 """After this time at most the system is itself again, whatever happened to it."""
+COMMAND_S: Final = 60.0
 READ_MS: Final = 200
 TEXT_MAX: Final = 600
 CHOSEN: Final = {
@@ -255,3 +258,13 @@ def refused(response: httpx.Response, status: int, code: str, *pointers: str) ->
     assert [error["pointer"] for error in body["errors"]] == list(pointers)
     assert response.headers["Cache-Control"] == "no-store"
     return body
+
+
+async def cnop(system: System, *arguments: str) -> tuple[int, str, str]:
+    """Status, output and messages of a command against this system."""
+    home = ["--home", str(system.stack.home.path)]
+    argv = [sys.executable, "-m", "ops.main", *arguments, *home]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*argv, cwd=ROOT, stdout=pipe, stderr=pipe)
+    out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
+    return process.returncode or 0, out.decode(), err.decode()

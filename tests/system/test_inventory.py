@@ -1,11 +1,13 @@
 """The inventory over HTTP: for everybody, as numbers, in a stable order."""
 
+import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.system.running import API, System, answered, refused
+from tests.system.running import API, System, answered, cnop, refused
 
 ROW = {
     "asset_id",
@@ -126,3 +128,28 @@ async def test_unchanged_since(system: System) -> None:
     assert (again.status_code, again.content) == (304, b"")
     other = await system.http.get(f"{API}/inventory/assets/ETH", headers={"If-None-Match": '"other"'})
     assert other.status_code == 200
+
+
+async def test_an_operator_stops_and_starts_trading(system: System) -> None:
+    """Refused from the moment the command is done, and not before; what is held stays; and a restart of the market does not undo it."""
+    user = await system.user("1000.00")
+    answered(await user.order("LTC", "1"), 201)
+    status, _, told = await cnop(system, "assets", "deactivate", "ltc", "DOGE")
+    assert (status, told.strip()) == (0, "LTC, DOGE: not traded any more.")
+    refused(await user.order("LTC", "1"), 422, "asset-inactive", "/asset_id")
+    assert answered(await get(system, "/inventory/assets/DOGE"), 200)["data"]["availability_status"] == "unavailable"
+    assert (await user.read("/balance/asset/LTC"))["quantity"] == "1"
+    await system.stop("market")
+    await system.start("market")
+    rows = [json.loads(row) for row in re.findall(r"\{.*?\}", (await cnop(system, "assets", "--json"))[1], re.DOTALL)]
+    assert {row["asset_id"]: row["is_active"] for row in rows if row["asset_id"] in {"LTC", "DOGE", "BTC"}} == {"BTC": True, "LTC": False, "DOGE": False}
+    status, _, told = await cnop(system, "assets", "activate", "LTC", "DOGE")
+    assert (status, told.strip()) == (0, "LTC, DOGE: traded.")
+    answered(await user.order("LTC", "1"), 201)
+
+
+async def test_an_unknown_asset_changes_nothing(system: System) -> None:
+    """The command names it and ends with status 1; the others that were named are as they were."""
+    status, _, told = await cnop(system, "assets", "deactivate", "BTC", "NOSUCH")
+    assert (status, told.strip()) == (1, "There is no asset NOSUCH. Nothing was changed.")
+    assert answered(await get(system, "/inventory/assets/BTC"), 200)["data"]["is_active"] is True

@@ -3,10 +3,8 @@
 import asyncio
 import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,18 +18,16 @@ from schemas.requests import encode_request, request_id, request_type
 from schemas.results import decode_result
 from schemas.tables import ACCOUNT_SK, LEDGER, account_pk
 from tests.domain.given import deposit
-from tests.system.running import BACK_S, System, User, answered
+from tests.system.running import BACK_S, System, User, answered, cnop
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
-ROOT = Path(__file__).parents[2]
 OTHERS = 1_000
 EACH = 2
 WAITING = 60
 SLOWER_MAX = 0.6
 """The others' speed with one account failing, at least, as a part of their speed without: the machine is shared, and two runs differ."""
-COMMAND_S = 60.0
 
 
 async def test_one_account_parks_and_a_thousand_others_do_not_notice(system: System) -> None:
@@ -152,13 +148,3 @@ async def set_at(system: System, user: User, value: dict[str, Any]) -> None:
         ExpressionAttributeNames={"#at": "at"},
         ExpressionAttributeValues={":at": value},
     )
-
-
-async def cnop(system: System, *arguments: str) -> tuple[int, str, str]:
-    """Status, output and messages of a command against this system."""
-    home = ["--home", str(system.stack.home.path)]
-    argv = [sys.executable, "-m", "ops.main", *arguments, *home]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*argv, cwd=ROOT, stdout=pipe, stderr=pipe)
-    out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
-    return process.returncode or 0, out.decode(), err.decode()
