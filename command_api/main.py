@@ -193,7 +193,7 @@ def _desk(machines: Machines, clock: Clock, settings: Settings) -> orders.OrderD
         clock,
         price_age_max_s=settings.price_age_max_s,
         quote_age_max_s=settings.quote_age_max_s,
-        fee_bps=settings.fee_bps,
+        fees=orders.Fees(settings.fee_bps, settings.fee_bps_by_category),
         total_max=settings.order_total_max,
     )
 

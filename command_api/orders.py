@@ -1,6 +1,7 @@
 """Orders: what can be told without the account is checked here; the rest is settlement's to decide, on the quote and facts stamped here."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -24,15 +25,27 @@ UNSTAMPED: Final = OrderStamp(Quote(ZERO, 0, EPOCH, EPOCH), AssetFacts(0, ZERO, 
 """Stands in an order until its desk stamps it; it is never sent."""
 
 
-class OrderDesk:
-    """Checks orders against the market and stamps them. `fee_bps` in basis points, `total_max` in the home currency."""
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """Fees in basis points: those of some categories of assets, and the one of all others."""
 
-    def __init__(self, market: MarketCache, clock: Clock, *, price_age_max_s: float, quote_age_max_s: float, fee_bps: int, total_max: Decimal) -> None:
+    others: int
+    by_category: Mapping[str, int]
+
+    def of(self, asset: Asset) -> int:
+        """The fee on orders of an asset."""
+        return self.by_category.get(asset.category, self.others)
+
+
+class OrderDesk:
+    """Checks orders against the market and stamps them. `fees` in basis points, `total_max` in the home currency."""
+
+    def __init__(self, market: MarketCache, clock: Clock, *, price_age_max_s: float, quote_age_max_s: float, fees: Fees, total_max: Decimal) -> None:
         self._market = market
         self._clock = clock
         self._price_age_max = timedelta(seconds=price_age_max_s)
         self._quote_age_max = timedelta(seconds=quote_age_max_s)
-        self._fee_bps = fee_bps
+        self._fees = fees
         self._total_max = total_max
 
     async def stamped(self, order: OrderPlaced) -> OrderPlaced:
@@ -47,7 +60,7 @@ class OrderDesk:
         if now - price.at > self._price_age_max:
             raise ProblemError("price-unavailable", f"The last price of {asset.asset_id} is of {rfc3339(price.at)}: too old to trade at.")
         quote = Quote(price.price, price.sequence, now, now + self._quote_age_max)
-        facts = AssetFacts(asset.quantity_scale, asset.minimum_quantity, asset.is_active, self._fee_bps)
+        facts = AssetFacts(asset.quantity_scale, asset.minimum_quantity, asset.is_active, self._fees.of(asset))
         return replace(order, stamp=OrderStamp(quote, facts, self._total_max))
 
 

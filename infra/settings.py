@@ -4,13 +4,15 @@ The only module that reads the environment. A composition root calls `Settings()
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.instants import EPOCH, Instant
 from schemas.money import Amount
+
+BasisPoints = Annotated[int, Field(ge=0, le=1_000)]
 
 
 class Settings(BaseSettings):
@@ -54,7 +56,8 @@ class Settings(BaseSettings):
     deposit_day_limit: Amount = Field(default="10000000.00", validate_default=True)
     withdraw_day_limit: Amount = Field(default="10000000.00", validate_default=True)
     order_total_max: Amount = Field(default="10000000.00", validate_default=True)
-    fee_bps: int = Field(default=0, ge=0, le=1_000, description="Fee on orders in basis points of their value")
+    fee_bps: BasisPoints = Field(default=0, description="Fee on orders in basis points of their value")
+    fee_bps_by_category: dict[str, BasisPoints] = Field(default={}, description="Fees of categories of assets, for those that have another one")
     price_age_max_s: float = Field(default=300.0, gt=0, description="Orders are refused price-unavailable where the last published price is older than this")
     quote_age_max_s: float = Field(default=30.0, gt=0, description="A market order decided later than this after its quote is refused price-expired")
     auth_requests_per_minute: int = Field(default=240, ge=1, description="Requests to /auth/register, login and refresh per client address")

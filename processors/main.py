@@ -123,6 +123,7 @@ async def _projector(settings: Settings, health: Health, background: Background)
 
 @asynccontextmanager
 async def _market(settings: Settings, health: Health, background: Background) -> AsyncIterator[None]:
+    source = price_source(settings)
     bus = Bus(settings.kafka, client_id=f"cnop-market-{settings.slot}", acknowledge_s=settings.publish_wait_s)
     async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
         await _patiently("dynamodb", dynamo.ping)
@@ -131,7 +132,7 @@ async def _market(settings: Settings, health: Health, background: Background) ->
             load_asset_file(None),
             MarketStore(dynamo),
             bus,
-            prices=price_source(settings),
+            prices=source,
             clock=SystemClock(),
             ids=SystemIds(),
             interval_s=settings.market_interval_s,

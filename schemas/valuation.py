@@ -51,6 +51,7 @@ def asset_balance_of(asset_id: str, position: Position, prices: Prices, assets: 
         quantity=trimmed(position.quantity),
         held_quantity=trimmed(position.held),
         average_cost=average_cost(position),
+        realized_pnl=_money(position.realised),
         current_price=price.price if price else None,
         total_value=position.quantity * price.price if price else None,
         created_at=position.created_at,
@@ -92,6 +93,7 @@ def _holding(asset_id: str, position: Position, price: PriceChanged | None, asse
         percentage=share,
         average_cost=average_cost(position),
         unrealized_pnl=_money(value - position.cost_basis) if value is not None else None,
+        realized_pnl=_money(position.realised),
     )
 
 
@@ -104,6 +106,8 @@ def _totals(account: Account, held: Mapping[str, Position], values: Mapping[str,
         "held_cash": in_currency(cash.held, HOME_CURRENCY),
         "total_asset_value": worth,
         "total_portfolio_value": in_currency(cash.available + cash.held + worth, HOME_CURRENCY),
+        "unrealized_pnl": _money(sum((value - held[asset_id].cost_basis for asset_id, value in values.items()), ZERO)),
+        "realized_pnl": _money(sum((position.realised for position in account.positions.values()), ZERO)),
         "currency": HOME_CURRENCY,
         "unpriced_assets": sorted(held.keys() - values.keys()),
         "prices_as_of": _oldest(prices[asset_id] for asset_id in values),

@@ -154,6 +154,7 @@ class AssetBalance(BaseModel):
     quantity: Amount
     held_quantity: Amount
     average_cost: Amount | None
+    realized_pnl: Amount
     current_price: Display | None
     total_value: Display | None
     created_at: Instant
@@ -178,15 +179,22 @@ class Holding(BaseModel):
     percentage: Amount | None
     average_cost: Amount | None
     unrealized_pnl: Amount | None
+    realized_pnl: Amount
 
 
 class Summary(BaseModel):
-    """Totals: `total_portfolio_value` = cash + held cash + value of the priced holdings."""
+    """Totals: `total_portfolio_value` = cash + held cash + value of the priced holdings.
+
+    `unrealized_pnl` is that value less what these holdings cost, `realized_pnl` what all sales so far brought beyond the cost of what was sold;
+    fees count as cost.
+    """
 
     cash_balance: Amount
     held_cash: Amount
     total_asset_value: Amount
     total_portfolio_value: Amount
+    unrealized_pnl: Amount
+    realized_pnl: Amount
     currency: str
     unpriced_assets: list[str]
     prices_as_of: Instant | None

@@ -1,5 +1,6 @@
 """What holdings are worth: exact, complete, and never an error for want of a price."""
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -16,10 +17,11 @@ NAMES = st.sampled_from(["BTC", "ETH", "SOL", "ADA", "XRP", "DOGE", "DOT", "SHIB
 VALUES = st.decimals(min_value="0.00000001", max_value="1000000000", places=8)
 CENTS = st.decimals(min_value=0, max_value="1000000000", places=2)
 POSITIONS = st.builds(
-    lambda available, held, basis: Position(available, held, basis, updated_at=EPOCH, created_at=EPOCH),
+    lambda available, held, basis, realised: Position(available, held, basis, realised, updated_at=EPOCH, created_at=EPOCH),
     st.decimals(min_value=0, max_value=10**6, places=8),
     st.decimals(min_value=0, max_value=10**6, places=8),
     CENTS,
+    st.decimals(min_value=-(10**6), max_value=10**6, places=2),
 )
 ACCOUNTS = st.builds(
     lambda cash, held, positions: Account("reader", 7, EPOCH, cash={"USD": CashLine(cash, held)}, positions=positions),
@@ -58,6 +60,9 @@ def test_totals_and_holdings(account: Account, prices: dict[str, PriceChanged]) 
     assert portfolio.total_asset_value == Decimal(int(worth * 100)) / 100
     cash = account.cash["USD"]
     assert portfolio.total_portfolio_value == cash.available + cash.held + portfolio.total_asset_value
+    gained = worth - sum(Fraction(account.positions[name].cost_basis) for name in held & prices.keys())
+    assert portfolio.unrealized_pnl == Decimal(math.floor(gained * 100)) / 100
+    assert portfolio.realized_pnl == sum(position.realised for position in account.positions.values())
     priced = [holding for holding in portfolio.assets if holding.asset_id in prices]
     assert all((holding.percentage is None) == (holding not in priced) for holding in portfolio.assets)
     assert sum(holding.percentage or 0 for holding in priced) == (100 if priced else 0)
@@ -70,7 +75,14 @@ def test_totals_and_holdings(account: Account, prices: dict[str, PriceChanged]) 
 def test_spelling_does_not_change_what_is_shown(account: Account, prices: dict[str, PriceChanged]) -> None:
     """1.50 from a result and 1.5 from the store are shown alike."""
     respelled = {
-        name: Position(position.available.normalize(), position.held.normalize(), position.cost_basis.normalize(), updated_at=EPOCH, created_at=EPOCH)
+        name: Position(
+            position.available.normalize(),
+            position.held.normalize(),
+            position.cost_basis.normalize(),
+            position.realised.normalize(),
+            updated_at=EPOCH,
+            created_at=EPOCH,
+        )
         for name, position in account.positions.items()
     }
     other = Account("reader", 7, EPOCH, cash=account.cash, positions=respelled)
@@ -81,6 +93,18 @@ def test_one_holding_after_the_last_of_it_was_sold() -> None:
     """It is still shown, with nothing and without an average cost."""
     shown = asset_balance_of("BTC", Position(), {}, {})
     assert (shown.quantity, shown.average_cost, shown.current_price, shown.total_value, shown.asset_name) == (0, None, None, None, "BTC")
+
+
+def test_profit_of_what_was_sold_and_of_what_is_held() -> None:
+    """Of a holding and of all of them, what was sold to the last unit included; what has no price is not guessed."""
+    half = Position(available=Decimal(1), cost_basis=Decimal(40), realised=Decimal("12.34"))
+    account = Account(
+        "reader", positions={"BTC": half, "ETH": Position(realised=Decimal("-2.34")), "LTC": Position(available=Decimal(5), cost_basis=Decimal(9))}
+    )
+    shown = portfolio_of(account, {"BTC": PriceChanged("BTC", Decimal("50.005"), 1, EPOCH)}, {})
+    assert (str(shown.unrealized_pnl), str(shown.realized_pnl), shown.unpriced_assets) == ("10.00", "10.00", ["LTC"])
+    assert {line.asset_id: (line.unrealized_pnl, line.realized_pnl) for line in shown.assets} == {"BTC": (Decimal("10.00"), Decimal("12.34")), "LTC": (None, 0)}
+    assert asset_balance_of("ETH", account.positions["ETH"], {}, {}).realized_pnl == Decimal("-2.34")
 
 
 def test_average_cost_is_rounded_up() -> None:

@@ -30,6 +30,7 @@ HOLDING = {
     "quantity",
     "held_quantity",
     "average_cost",
+    "realized_pnl",
     "current_price",
     "total_value",
     "created_at",
@@ -41,6 +42,8 @@ SUMMARY = {
     "held_cash",
     "total_asset_value",
     "total_portfolio_value",
+    "unrealized_pnl",
+    "realized_pnl",
     "currency",
     "unpriced_assets",
     "prices_as_of",
@@ -57,6 +60,7 @@ LINE = {
     "percentage",
     "average_cost",
     "unrealized_pnl",
+    "realized_pnl",
 }
 TRADE = {"asset_id", "transaction_type", "quantity", "price", "status", "timestamp", "order_id", "version"}
 
@@ -92,7 +96,7 @@ async def test_buy_and_sell(system: System) -> None:
 
     holding = await user.read("/balance/asset/BTC")
     assert holding.keys() == HOLDING
-    assert (holding["quantity"], holding["held_quantity"], holding["average_cost"]) == ("0.06", "0", "50050.00")
+    assert (holding["quantity"], holding["held_quantity"], holding["average_cost"], holding["realized_pnl"]) == ("0.06", "0", "50050.00", "-4.00")
     assert (holding["current_price"], holding["total_value"]) == (50000.0, 3000.0)
     assert type(holding["current_price"]) is type(holding["total_value"]) is float
 
@@ -197,6 +201,13 @@ async def test_a_client_order_id_is_used_once(system: System) -> None:
     assert [order["order_id"] for order in (await user.read("/orders"))["data"]] == [first["order_id"]]
 
 
+async def test_a_category_has_its_own_fee(system: System) -> None:
+    """Stablecoins cost a basis point here, all others ten; the fee is rounded up to the cent."""
+    user = await system.user("1000.00")
+    assert answered(await user.order("USDT", "100.5"), 201)["data"]["fee"] == "0.02"
+    assert answered(await user.order("LTC", "1"), 201)["data"]["fee"] == "0.08"
+
+
 async def test_the_last_sale_takes_all(system: System) -> None:
     """A holding that was sold whole is shown with zero, and is gone from the portfolio; its trades stay."""
     user = await system.user("1000.00")
@@ -207,6 +218,7 @@ async def test_the_last_sale_takes_all(system: System) -> None:
     portfolio = await user.read("/portfolio")
     assert portfolio["assets"] == []
     assert portfolio["total_portfolio_value"] == await user.balance() == "999.58"
+    assert (portfolio["realized_pnl"], portfolio["unrealized_pnl"]) == ("-0.42", "0.00")
     assert len((await user.read("/assets/ETH/transactions"))["data"]) == 2
 
 
