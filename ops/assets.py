@@ -166,7 +166,7 @@ def _run(url: str, home: Any, work: Callable[[Machines], Awaitable[Any]]) -> Any
     except (NoTarget, UnknownAsset) as error:
         raise _stopped(str(error)) from None
     except DynamoUnavailable as error:
-        raise _stopped(f"The table of assets does not answer ({error}). Where `cnop up` did not start the system, name it with CNOP_DYNAMODB_URL.") from None
+        raise _stopped(f"The table of assets does not answer ({error}): repeat the command. An engine elsewhere is named by CNOP_DYNAMODB_URL.") from None
     except (BrokerError, Unavailable, OutcomeUnknown) as error:
         raise _stopped(f"The change may be stored, but it is not known to be on the topic ({error}). Repeat the command: that does no harm.") from None
 
