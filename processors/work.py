@@ -140,10 +140,10 @@ def decide_ahead(work: Work, done: Decided) -> Decided | None:
         return None
     try:
         ahead = decide_all(done.account, fold, {**work.orders, **{order.order_id: order for order in done.orders}})
+        for entry in ahead.entries:
+            result_value(entry)  # it is kept with the entry: the next write finds it made
     except Exception:  # noqa: BLE001 - decided again, and counted as a failure of this account's work then
         return None
-    for entry in ahead.entries:
-        result_value(entry)
     return ahead
 
 

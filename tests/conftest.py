@@ -9,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from infra.dynamo import provision as provision_tables
+from infra.local.config import LocalSettings
+from infra.local.machines import fetch
 from infra.local.stack import Addresses, Stack
 from tests.valkey import free_port
 
 PARTITIONS = 4
+NEED_PROGRAMS = {"machines", "dynamo", "system"}
+"""Fixtures that start real services, here and in the folders."""
 FREE = ("CNOP_KAFKA_PORT", "CNOP_KAFKA_CONTROLLER_PORT", "CNOP_DYNAMODB_PORT", "CNOP_REDIS_PORT")
 
 
@@ -20,6 +24,19 @@ def pytest_configure() -> None:
     """A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """On a new machine the programs of the real services are downloaded and built here: that takes minutes, and every test has a time limit."""
+    if session.config.option.collectonly or not any(NEED_PROGRAMS.intersection(getattr(item, "fixturenames", ())) for item in session.items):
+        return
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+
+    def say(name: str, text: str) -> None:
+        if terminal:
+            terminal.write_line(f"{name}: {text}")
+
+    fetch(LocalSettings(), say)
 
 
 @pytest.fixture(scope="session")

@@ -58,12 +58,8 @@ def through(addresses: Addresses, proxies: Mapping[str, int]) -> Addresses:
     return replace(addresses, **{fields[machine]: moved[machine].format(port) for machine, port in proxies.items()})  # type: ignore[arg-type]
 
 
-def prepare(settings: LocalSettings, home: Home, say: Say, proxies: Mapping[str, int]) -> tuple[dict[str, Command], Addresses]:
-    """Download or build what is missing (side by side), choose ports, write configurations. Raises LocalError where one of these fails."""
-    embedded = [name for name in MACHINES if not external(name, settings)]
-    port = _machine_ports(settings, home, embedded)
-    if "kafka" in embedded and "kafka" in proxies:
-        port |= settle_ports(home, {"kafka_proxied": (0, "CNOP_KAFKA_PORT")})
+def fetch(settings: LocalSettings, say: Say) -> dict[str, Any]:
+    """Download or build the programs of the embedded machines where they are missing, side by side; where they are. LocalError where one fails."""
     made: dict[str, Any] = {}
 
     def have_kafka() -> None:
@@ -72,7 +68,17 @@ def prepare(settings: LocalSettings, home: Home, say: Say, proxies: Mapping[str,
     def have_dynamodb() -> None:
         made["engine"], made["program"] = dynamodb.ensure(settings.dynamodb, say)
 
-    together([job for name, job in {"kafka": have_kafka, "dynamodb": have_dynamodb}.items() if name in embedded])
+    together([job for name, job in {"kafka": have_kafka, "dynamodb": have_dynamodb}.items() if not external(name, settings)])
+    return made
+
+
+def prepare(settings: LocalSettings, home: Home, say: Say, proxies: Mapping[str, int]) -> tuple[dict[str, Command], Addresses]:
+    """Download or build what is missing (side by side), choose ports, write configurations. Raises LocalError where one of these fails."""
+    embedded = [name for name in MACHINES if not external(name, settings)]
+    port = _machine_ports(settings, home, embedded)
+    if "kafka" in embedded and "kafka" in proxies:
+        port |= settle_ports(home, {"kafka_proxied": (0, "CNOP_KAFKA_PORT")})
+    made = fetch(settings, say)
     engine = made.get("engine", "external")
     data = _data_folder(home, engine, say)
 
