@@ -5,25 +5,23 @@ taken with the facts of their time, and settle. Everything may be repeated.
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from events.bus import Bus, OutcomeUnknown, Unavailable
+from events.bus import OutcomeUnknown, Unavailable
 from events.topics import ASSETS, BrokerError
 from infra.clock import Clock, Ids, SystemClock, SystemIds
-from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.dynamo import DynamoUnavailable
 from infra.market import MarketStore, at_scale
-from infra.settings import Settings
 from ops.client import API
-from ops.target import HomeDir, NoTarget, Url, find, use_embedded_credentials
+from ops.operator import err, out, print_rows, publisher, stopped, store
+from ops.target import HomeDir, NoTarget, Url, find
 from processors.market import Publisher, asset_changed
 from schemas.market import Asset, PriceChanged
 from schemas.money import plain
@@ -32,11 +30,7 @@ POLL_S: Final = 0.2
 SHOWN_S: Final = 15.0
 """How long the API may take to show a change before the command says that it does not."""
 ANSWER_S: Final = 5.0
-ACKNOWLEDGE_S: Final = 10.0
-STOP_BUS_S: Final = 3.0
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 app = typer.Typer(help="Listed assets: show them, and say which are traded.", add_completion=False, pretty_exceptions_show_locals=False)
 Names = Annotated[list[str], typer.Argument(metavar="ID...", help="Asset ids, in any case.")]
 
@@ -77,11 +71,7 @@ def assets(
     if context.invoked_subcommand:
         return
     rows = _run(url, home, lambda machines: listed(machines.store))
-    if as_json:
-        for row in rows:
-            out.print_json(json.dumps(asdict(row)))
-    else:
-        _show(rows)
+    print_rows(rows, _show, as_json=as_json)
 
 
 @app.command()
@@ -157,36 +147,24 @@ def _change(ids: list[str], url: str, home: Any, *, is_active: bool) -> None:
     names = ", ".join(asset.asset_id for asset in changed)
     err.print(f"{names}: {'traded' if is_active else 'not traded any more'}.", markup=False)
     if not is_shown:
-        raise _stopped(f"The API does not show it after {SHOWN_S:.0f} s: does the projector run? The change is stored and on the topic.")
+        raise stopped(f"The API does not show it after {SHOWN_S:.0f} s: does the projector run? The change is stored and on the topic.")
 
 
 def _run(url: str, home: Any, work: Callable[[Machines], Awaitable[Any]]) -> Any:
     try:
         return asyncio.run(_connected(url, home, work))
     except (NoTarget, UnknownAsset) as error:
-        raise _stopped(str(error)) from None
+        raise stopped(str(error)) from None
     except DynamoUnavailable as error:
-        raise _stopped(f"The table of assets does not answer ({error}): repeat the command. An engine elsewhere is named by CNOP_DYNAMODB_URL.") from None
+        raise stopped(f"The table of assets does not answer ({error}): repeat the command. An engine elsewhere is named by CNOP_DYNAMODB_URL.") from None
     except (BrokerError, Unavailable, OutcomeUnknown) as error:
-        raise _stopped(f"The change may be stored, but it is not known to be on the topic ({error}). Repeat the command: that does no harm.") from None
+        raise stopped(f"The change may be stored, but it is not known to be on the topic ({error}). Repeat the command: that does no harm.") from None
 
 
 async def _connected(url: str, home: Any, work: Callable[[Machines], Awaitable[Any]]) -> Any:
     target = find(url, home)
-    if target.is_embedded:
-        use_embedded_credentials()
-    async with Dynamo(target.dynamodb_url, Settings().aws_region) as dynamo, httpx.AsyncClient(base_url=target.origin_url, timeout=ANSWER_S) as api:
-        return await work(Machines(MarketStore(dynamo), api, lambda: _publisher(target.kafka)))
-
-
-@asynccontextmanager
-async def _publisher(kafka: str) -> AsyncIterator[Bus]:
-    bus = Bus(kafka, client_id="cnop-operator", acknowledge_s=ACKNOWLEDGE_S)
-    await bus.start()
-    try:
-        yield bus
-    finally:
-        await bus.stop(STOP_BUS_S)
+    async with store(target) as dynamo, httpx.AsyncClient(base_url=target.origin_url, timeout=ANSWER_S) as api:
+        return await work(Machines(MarketStore(dynamo), api, lambda: publisher(target.kafka)))
 
 
 def _show(rows: Sequence[Row]) -> None:
@@ -194,8 +172,3 @@ def _show(rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(row.asset_id, row.name, row.category, row.price or "-", "yes" if row.is_active else "no")
     out.print(table)
-
-
-def _stopped(text: str) -> typer.Exit:
-    err.print(text, markup=False)
-    return typer.Exit(1)

@@ -5,26 +5,23 @@ of it: interrupted, the draining goes on by itself.
 """
 
 import asyncio
-import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from events.bus import Bus, OutcomeUnknown, Unavailable
+from events.bus import OutcomeUnknown, Unavailable
 from events.envelope import Envelope
 from events.topics import REQUESTS, BrokerError
 from infra.clock import Clock, Ids, SystemClock, SystemIds
-from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.dynamo import DynamoUnavailable
 from infra.parked import HeadUnreadable, ParkingLedger, Unreadable
-from infra.settings import Settings
+from ops.operator import err, out, print_rows, publisher, stopped, store
 from ops.progress import Bar
-from ops.target import HomeDir, NoTarget, Target, Url, find, use_embedded_credentials
+from ops.target import HomeDir, NoTarget, Target, Url, find
 from schemas.instants import rfc3339
 from schemas.ledger import Account, Entry, Parked
 from schemas.requests import USERNAME_PATTERN, DrainRequested, encode_request, next_drain_id, request_type
@@ -33,11 +30,7 @@ SOURCE: Final = "urn:cnop:operator"
 POLL_S: Final = 0.2
 PATIENCE_S: Final = 60.0
 """How long no step may be seen before the command gives up watching."""
-ACKNOWLEDGE_S: Final = 10.0
-STOP_BUS_S: Final = 3.0
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 app = typer.Typer(help="Parked accounts: list them, and drain them once what was wrong is mended.", add_completion=False, pretty_exceptions_show_locals=False)
 
 
@@ -91,10 +84,7 @@ def parked(
     if context.invoked_subcommand:
         return
     rows = _run(url, home, _rows)
-    for row in rows if as_json else ():
-        out.print_json(json.dumps(asdict(row)))
-    if not as_json:
-        _show(rows)
+    print_rows(rows, _show, as_json=as_json)
 
 
 @app.command()
@@ -121,22 +111,20 @@ def _run(url: str, home: Any, work: Callable[[_Machines], Awaitable[Any]]) -> An
     try:
         return asyncio.run(_connected(find(url, home), work))
     except (NoTarget, HeadUnreadable) as error:
-        raise _stopped(str(error)) from None
+        raise stopped(str(error)) from None
     except DynamoUnavailable as error:
-        raise _stopped(f"The ledger cannot be read ({error}). Where `cnop up` did not start the system, name its engine with CNOP_DYNAMODB_URL.") from None
+        raise stopped(f"The ledger cannot be read ({error}). Where `cnop up` did not start the system, name its engine with CNOP_DYNAMODB_URL.") from None
     except (BrokerError, Unavailable) as error:
-        raise _stopped(f"The log cannot be reached ({error}), nothing was sent. Where `cnop up` did not start the system, name it with CNOP_KAFKA.") from None
+        raise stopped(f"The log cannot be reached ({error}), nothing was sent. Where `cnop up` did not start the system, name it with CNOP_KAFKA.") from None
     except OutcomeUnknown as error:
-        raise _stopped(f"The log did not acknowledge the request ({error}); it may come all the same. Draining twice does no harm: try again.") from None
+        raise stopped(f"The log did not acknowledge the request ({error}); it may come all the same. Draining twice does no harm: try again.") from None
     except KeyboardInterrupt:
         err.print("Interrupted. A draining that was asked for goes on by itself: `cnop parked` shows where it is.")
         raise typer.Exit(130) from None
 
 
 async def _connected(target: Target, work: Callable[[_Machines], Awaitable[Any]]) -> Any:
-    if target.is_embedded:
-        use_embedded_credentials()
-    async with Dynamo(target.dynamodb_url, Settings().aws_region) as dynamo:
+    async with store(target) as dynamo:
         return await work(_Machines(ParkingLedger(dynamo), target.kafka))
 
 
@@ -158,7 +146,7 @@ async def _drain(machines: _Machines, username: str, ids: Ids, clock: Clock) -> 
         return Drained(0, "not-parked")
     total = await machines.ledger.waiting_count(username, facts)
     envelope = request_of(username, ids.new(), clock)
-    async with _publisher(machines.kafka) as bus:
+    async with publisher(machines.kafka) as bus:
         await bus.publish(REQUESTS, envelope)
     with Bar(f"drain {username}", total, console=err) as bar:
         return await follow(machines.ledger, username, envelope.id, bar.step)
@@ -199,17 +187,7 @@ async def follow(ledger: Watched, username: str, drain_id: str, step: Callable[[
     return Drained(drained, "no-answer")
 
 
-@asynccontextmanager
-async def _publisher(kafka: str) -> AsyncIterator[Bus]:
-    bus = Bus(kafka, client_id="cnop-operator", acknowledge_s=ACKNOWLEDGE_S)
-    await bus.start()
-    try:
-        yield bus
-    finally:
-        await bus.stop(STOP_BUS_S)
-
-
-def _show(rows: list[Row]) -> None:
+def _show(rows: Sequence[Row]) -> None:
     if not rows:
         err.print("No account is parked.")
         return
@@ -229,8 +207,3 @@ def _sentence(username: str, told: Drained) -> str:
             return f"{username}: {told.drained} requests were decided, the next one fails again ({told.cause}). The account stays parked."
         case _:
             return f"{username}: no step was seen for {PATIENCE_S:.0f} s. Does settlement run? The request is in the log and will be taken up."
-
-
-def _stopped(text: str) -> typer.Exit:
-    err.print(text, markup=False)
-    return typer.Exit(1)

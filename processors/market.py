@@ -122,9 +122,7 @@ async def publish_prices(assets: Sequence[Asset], store: MarketStore, bus: Publi
 
 def asset_changed(asset: Asset, update_id: str, at: datetime) -> Envelope:
     """The event of a change of an asset: an asset that is as it was before is another event all the same."""
-    value = encode_asset(asset)
-    event_id = _event_id(ASSET_CHANGED, asset.asset_id, f"{update_id}\n{value.decode()}")
-    return Envelope(event_id, SOURCE, ASSET_CHANGED, asset.asset_id, at, value, update_id, update_id)
+    return _event_of(asset, ASSET_CHANGED, update_id, at, occasion=f"{update_id}\n")
 
 
 def _is_stored(asset: Asset, stored: Mapping[str, Asset]) -> bool:
@@ -142,8 +140,14 @@ def _next(asset: Asset, latest: Mapping[str, PriceChanged], source: PriceSource,
 def _asset_event(asset: Asset, before: Mapping[str, Asset], update_id: str, at: datetime) -> Envelope:
     there = before.get(asset.asset_id)
     kind = ASSET_LISTED if there is None or there == asset else ASSET_CHANGED
+    return _event_of(asset, kind, update_id, at)
+
+
+def _event_of(asset: Asset, kind: str, update_id: str, at: datetime, *, occasion: str = "") -> Envelope:
+    """Its id is that of the content; with an `occasion` it is that of the content on this occasion."""
     value = encode_asset(asset)
-    return Envelope(_event_id(kind, asset.asset_id, value.decode()), SOURCE, kind, asset.asset_id, at, value, update_id, update_id)
+    event_id = _event_id(kind, asset.asset_id, f"{occasion}{value.decode()}")
+    return Envelope(event_id, SOURCE, kind, asset.asset_id, at, value, update_id, update_id)
 
 
 def _price_event(price: PriceChanged, update_id: str) -> Envelope:

@@ -79,8 +79,7 @@ class ReplayedPrices:
             return latest.price if latest else asset.price_usd
         passed = (at - self._starts) * self._speed
         place = bisect_right(points, points[0][0] + passed, key=itemgetter(0))
-        unit = Decimal((0, (1,), -asset.price_scale))
-        return max(unit, points[max(0, place - 1)][1].quantize(unit, ROUND_HALF_EVEN, _CONTEXT))
+        return _at_scale(points[max(0, place - 1)][1], asset, ROUND_HALF_EVEN)
 
 
 def _points(bars: Sequence[Bar]) -> Iterator[tuple[datetime, Decimal]]:
@@ -106,10 +105,9 @@ class SimulatedPrices:
         step = int(Decimal(str(at.timestamp())) / self._interval_s)
         own = _shock(self._seed, asset.asset_id, step)
         if asset.category == STABLE:
-            return _rounded(asset.price_usd, asset.price_usd * (1 + self._scale * STABLE_BOUND * max(-SIGMAS, min(SIGMAS, own)) / SIGMAS), asset)
-        sigma = self.bound(asset) / SIGMAS
+            return _moved(asset.price_usd, self._scale * STABLE_BOUND, own, asset)
         move = SHARED * _shock(self._seed, "", step) + OWN * own + self._scale * (DRIFT * _SIGNS[regime(self._seed, at)] + PULL * _pull(asset, latest.price))
-        return _rounded(latest.price, latest.price * (1 + sigma * max(-SIGMAS, min(SIGMAS, move))), asset)
+        return _moved(latest.price, self.bound(asset), move, asset)
 
     def bound(self, asset: Asset) -> Decimal:
         """The most by which one step moves the price, as a part of it."""
@@ -152,7 +150,13 @@ def _pull(asset: Asset, price: Decimal) -> Decimal:
     return start / price - 1 if price > start else 1 - price / start
 
 
-def _rounded(latest: Decimal, price: Decimal, asset: Asset) -> Decimal:
-    """With the decimals of the asset's prices, rounded towards `latest`, so that a bound is kept, and never zero."""
+def _moved(price: Decimal, bound: Decimal, move: Decimal, asset: Asset) -> Decimal:
+    """The price moved by so many standard deviations, of which `SIGMAS` are the bound; rounded towards where it was, so that the bound is kept."""
+    moved = price * (1 + bound / SIGMAS * max(-SIGMAS, min(SIGMAS, move)))
+    return _at_scale(moved, asset, ROUND_DOWN if moved > price else ROUND_UP)
+
+
+def _at_scale(price: Decimal, asset: Asset, rounding: str) -> Decimal:
+    """With the decimals of the asset's prices, and never zero."""
     unit = Decimal((0, (1,), -asset.price_scale))
-    return max(unit, price.quantize(unit, ROUND_DOWN if price > latest else ROUND_UP, _CONTEXT))
+    return max(unit, price.quantize(unit, rounding, _CONTEXT))

@@ -57,8 +57,12 @@ class Work:
 
     def goes_on(self) -> bool:
         """Whether anything is left to do."""
-        self.pending = [logged for logged in self.pending if logged.request_id not in self.entries]
+        self.leave_out_decided()
         return bool(self.pending or self.lookups)
+
+    def leave_out_decided(self) -> None:
+        """What has an entry waits for nothing any more."""
+        self.pending = [logged for logged in self.pending if logged.request_id not in self.entries]
 
     def is_plain(self) -> bool:
         """Whether its next requests are decided and stored, and nothing else."""
@@ -161,7 +165,7 @@ def learn(work: Work, decided: Decided, outcome: Outcome) -> None:
             work.failures = 0
             work.entries.update((entry.request_id, entry) for entry in decided.entries)
             work.orders.update((order.order_id, order) for order in decided.orders)
-            work.goes_on()
+            work.leave_out_decided()
         case Refused(moved, entries, orders):
             RETRIES.labels("moved" if moved else "stored-before").inc()
             if moved:

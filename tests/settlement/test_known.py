@@ -59,8 +59,8 @@ async def test_an_unknown_outcome_is_followed_by_a_read() -> None:
     partition.check([GOOD])
 
 
-async def test_an_account_that_moved_is_read_again() -> None:
-    """Another owner's write makes what is known old: the version condition tells, and the account is decided anew."""
+async def moved() -> Partition:
+    """A partition whose owner knows an account as it was before another owner wrote it: 1 was paid in then, and 3 are there now."""
     partition = Partition()
     asked(partition, GOOD, "1")
     await partition.run()
@@ -69,6 +69,13 @@ async def test_an_account_that_moved_is_read_again() -> None:
     asked(partition, GOOD, "2")
     await partition.run()
     partition.settle = other
+    partition.steps.clear()
+    return partition
+
+
+async def test_an_account_that_moved_is_read_again() -> None:
+    """Another owner's write makes what is known old: the version condition tells, and the account is decided anew."""
+    partition = await moved()
     asked(partition, GOOD, "3")
     asked(partition, BAD, "3")
     await partition.run()
@@ -87,15 +94,7 @@ async def test_the_next_fold_is_decided_while_the_store_has_one() -> None:
 
 async def test_what_was_decided_ahead_is_forgotten_where_the_write_was_not_stored() -> None:
     """An account that moved meanwhile is loaded, and all of its requests are decided anew on what is there."""
-    partition = Partition()
-    asked(partition, GOOD, "1")
-    await partition.run()
-    other = partition.settle
-    partition.restart()
-    asked(partition, GOOD, "2")
-    await partition.run()
-    partition.settle = other
-    partition.steps.clear()
+    partition = await moved()
     asked(partition, GOOD, *["1"] * (2 * FOLD_ACTIONS_MAX))
     await partition.run()
     assert partition.steps == ["write", "written", "pause", "accounts", "write", "written", "write", "written", "handled", "committed"]
