@@ -27,7 +27,7 @@ from prometheus_client import Counter, Histogram
 
 from schemas.instants import rfc3339
 from schemas.money import plain
-from schemas.tables import LEDGER, TABLES, Table
+from schemas.tables import LEDGER, TABLES, GlobalIndex, Table
 
 Attribute = dict[str, Any]
 Item = dict[str, Attribute]
@@ -200,22 +200,41 @@ def from_item(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: from_attribute(attribute) for name, attribute in item.items()}
 
 
-async def provision(endpoint_url: str, region: str) -> list[str]:
+async def provision(endpoint_url: str, region: str, *, tables: Sequence[Table] = TABLES) -> list[str]:
     """Create the tables that are missing and check those that are there; the names of the created ones.
 
-    TableMismatch where keys or indexes differ: they are fixed at creation. DynamoUnavailable where no store answers.
+    Global indexes that a table lacks are made. TableMismatch where keys or local indexes differ: they are fixed at creation. DynamoUnavailable where no
+    store answers.
     """
     async with Dynamo(endpoint_url, region) as dynamo:
         async for attempt in stamina.retry_context(on=DynamoUnavailable, attempts=START_ATTEMPTS_MAX, timeout=START_WAIT_S_MAX, wait_max=2.0):
             with attempt:
                 existing = set((await dynamo.call("list_tables"))["TableNames"])
-        created = [table.name for table in TABLES if table.name not in existing]
-        for table in TABLES:
+        created = [table.name for table in tables if table.name not in existing]
+        for table in tables:
             if table.name in created:
                 await dynamo.call("create_table", **_declaration(table))
-            _check(table, await _when_active(dynamo, table))
+            _check(table, await _with_global_indexes(dynamo, table, await _when_active(dynamo, table)))
             await _expire(dynamo, table)
         return created
+
+
+async def _with_global_indexes(dynamo: Dynamo, table: Table, found: dict[str, Any]) -> dict[str, Any]:
+    """Make the global indexes that a table of an earlier release lacks, one after the other, as DynamoDB wants it; the table as it is then."""
+    there = {index["IndexName"] for index in found.get("GlobalSecondaryIndexes") or []}
+    types = {row["AttributeName"]: row for row in _declaration(table)["AttributeDefinitions"]}
+    known = {row["AttributeName"] for row in found["AttributeDefinitions"]}
+    for index in table.global_indexes:
+        if index.name not in there:
+            known |= {index.partition_key, index.sort_key}
+            await dynamo.call(
+                "update_table",
+                TableName=table.name,
+                AttributeDefinitions=[row for name, row in types.items() if name in known],
+                GlobalSecondaryIndexUpdates=[{"Create": _global(index)}],
+            )
+            found = await _when_active(dynamo, table)
+    return found
 
 
 async def _expire(dynamo: Dynamo, table: Table) -> None:
@@ -235,6 +254,7 @@ def _declaration(table: Table) -> dict[str, Any]:
     if table.sort_key:
         keys.append({"AttributeName": table.sort_key, "KeyType": "RANGE"})
     types = {table.partition_key: "S", **({table.sort_key: "S"} if table.sort_key else {}), **{index.sort_key: index.sort_type for index in table.indexes}}
+    types |= {name: "S" for index in table.global_indexes for name in (index.partition_key, index.sort_key)}
     declaration: dict[str, Any] = {
         "TableName": table.name,
         "KeySchema": keys,
@@ -250,14 +270,25 @@ def _declaration(table: Table) -> dict[str, Any]:
             }
             for index in table.indexes
         ]
+    if table.global_indexes:
+        declaration["GlobalSecondaryIndexes"] = [_global(index) for index in table.global_indexes]
     return declaration
+
+
+def _global(index: GlobalIndex) -> dict[str, Any]:
+    return {
+        "IndexName": index.name,
+        "KeySchema": [{"AttributeName": index.partition_key, "KeyType": "HASH"}, {"AttributeName": index.sort_key, "KeyType": "RANGE"}],
+        "Projection": {"ProjectionType": "KEYS_ONLY"},
+    }
 
 
 async def _when_active(dynamo: Dynamo, table: Table) -> dict[str, Any]:
     async with asyncio.timeout(TABLE_WAIT_S):
         while True:
             found: dict[str, Any] = (await dynamo.call("describe_table", TableName=table.name))["Table"]
-            if found["TableStatus"] == "ACTIVE":
+            indexes = found.get("GlobalSecondaryIndexes") or []
+            if found["TableStatus"] == "ACTIVE" and all(index["IndexStatus"] == "ACTIVE" for index in indexes):
                 return found
             await asyncio.sleep(TABLE_POLL_S)
 
@@ -266,7 +297,8 @@ def _check(table: Table, found: dict[str, Any]) -> None:
     declared = _declaration(table)
     for label, theirs, ours in (
         ("key schema", _keys(found), _keys(declared)),
-        ("local indexes", _indexes(found), _indexes(declared)),
+        ("local indexes", _indexes(found, "LocalSecondaryIndexes"), _indexes(declared, "LocalSecondaryIndexes")),
+        ("global indexes", _indexes(found, "GlobalSecondaryIndexes"), _indexes(declared, "GlobalSecondaryIndexes")),
         ("attribute types", _types(found), _types(declared)),
     ):
         if theirs != ours:
@@ -277,8 +309,8 @@ def _keys(description: dict[str, Any]) -> list[tuple[str, str]]:
     return [(key["AttributeName"], key["KeyType"]) for key in description["KeySchema"]]
 
 
-def _indexes(description: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    return {index["IndexName"]: _keys(index) for index in sorted(description.get("LocalSecondaryIndexes") or [], key=lambda index: str(index["IndexName"]))}
+def _indexes(description: dict[str, Any], kind: str) -> dict[str, list[tuple[str, str]]]:
+    return {index["IndexName"]: _keys(index) for index in sorted(description.get(kind) or [], key=lambda index: str(index["IndexName"]))}
 
 
 def _types(description: dict[str, Any]) -> dict[str, str]:

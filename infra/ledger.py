@@ -1,18 +1,19 @@
 """The ledger table: consistent reads of an account, its entries and orders, and the one way in which settlement writes them."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
 from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code
-from infra.ledger_items import account_item, entry_item, item_key, order_item, read_account, read_entry, read_order
+from infra.ledger_items import account_item, day_item, entry_item, item_key, order_item, read_account, read_entry, read_order
 from schemas.ledger import Account, Entry, Order
 from schemas.results import result_value
 from schemas.tables import (
     ACCOUNT_SK,
+    DAY_PREFIX,
     ENTRIES_BY_ASSET,
     ENTRIES_BY_VERSION,
     LEDGER,
@@ -20,6 +21,7 @@ from schemas.tables import (
     Index,
     account_pk,
     asset_version,
+    day_sk,
     entry_sk,
     order_sk,
 )
@@ -29,6 +31,8 @@ ACTIONS_MAX: Final = 100
 TRANSACTION_BYTES_MAX: Final = 3_500_000
 """Bytes of items in one transaction; DynamoDB's limit is 4 MB, and ours is an estimate."""
 BATCH_GET_MAX: Final = 100
+DAYS_PAGE: Final = 50
+"""Whole accounts: to read more of them at a stretch would keep everything else in the process waiting."""
 TRANSACTIONS_AT_ONCE: Final = 8
 NEIGHBOUR: Final = "neighbour"
 """Cause of an `Unknown` whose transaction was cancelled for another account's sake: what was loaded is still right."""
@@ -41,18 +45,21 @@ _VERSION_LAST: Final = 10**18
 class Write:
     """What one account's decided requests change: stored as a whole or not at all.
 
-    `loaded_version` is the version that the decisions started from.
+    `loaded_version` is the version that the decisions started from. `replaces` has, of each of the orders that was there before, the version of its
+    last change as it was read; the others are new. `days` are the account as it was at the end of days that ended on the way: kept, and never changed.
     """
 
     loaded_version: int
     account: Account
     entries: tuple[Entry, ...]
     orders: tuple[Order, ...] = ()
+    replaces: Mapping[str, int] = field(default_factory=dict)
+    days: tuple[Account, ...] = ()
 
     @property
     def actions(self) -> int:
         """Actions that this takes in a transaction."""
-        return 1 + len(self.entries) + len(self.orders)
+        return 1 + len(self.entries) + len(self.orders) + len(self.days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +120,28 @@ class LedgerReads(Protocol):
         """Orders by the version that placed them, newest first."""
         ...
 
+    async def days(self, username: str, first: str, last: str, *, limit: int) -> list[Account]:
+        """The account at the end of days (`2026-11-25`) from `first` to `last` on which something was decided, oldest first, and before them the newest
+        one that is earlier, if there is any. The first `limit` of the span; a day is there once something was decided after it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Items of one account that were asked for by their ids. `unreadable`: what is wrong with one that is there and cannot be read."""
+
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    unreadable: str | None = None
+
 
 class LedgerStore(LedgerReads, Protocol):
     """The reads, and the one way to write."""
+
+    async def named(self, wanted: Mapping[str, Collection[str]]) -> dict[str, Named]:
+        """By username, those of its entries and orders with the wanted sort keys that are there."""
+        ...
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Try each write once; the outcomes in the order of the writes."""
@@ -160,6 +186,21 @@ class Ledger:
         upper = {"N": str(_VERSION_LAST if before is None else before)}
         return [read_order(item) for item in await self._newest(username, ORDERS_BY_VERSION, {"N": "0"}, upper, limit)]
 
+    async def days(self, username: str, first: str, last: str, *, limit: int) -> list[Account]:
+        """See `LedgerReads`."""
+        keys: Item = {":pk": {"S": account_pk(username)}, ":first": {"S": day_sk(first)}}
+        before = self._days("pk = :pk AND sk < :first", keys, 1, ScanIndexForward=False)
+        inside = self._days("pk = :pk AND sk BETWEEN :first AND :last", {**keys, ":last": {"S": day_sk(last)}}, limit)
+        return [account for accounts in await asyncio.gather(before, inside) for account in accounts]
+
+    async def named(self, wanted: Mapping[str, Collection[str]]) -> dict[str, Named]:
+        """See `LedgerStore`."""
+        items: dict[str, list[Item]] = {username: [] for username in wanted}
+        by_pk = {account_pk(username): username for username in wanted}
+        for item in await self._get([item_key(username, sk) for username, sks in wanted.items() for sk in sks]):
+            items[by_pk[item["pk"]["S"]]].append(item)
+        return {username: named_items(found) for username, found in items.items()}
+
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """See `LedgerStore`. Writes are packed across accounts, up to the limits of a transaction."""
         packs = list(_packs(writes))
@@ -171,6 +212,19 @@ class Ledger:
         answer = await self._dynamo.call("get_item", TableName=LEDGER.name, Key=item_key(username, sk), ConsistentRead=True)
         item: Item | None = answer.get("Item")
         return item
+
+    async def _days(self, condition: str, keys: Item, limit: int, **more: Any) -> list[Account]:
+        """The days among the first items whose keys meet a condition."""
+        found, looked = list[Account](), 0
+        asked = {"TableName": LEDGER.name, "KeyConditionExpression": condition, "ExpressionAttributeValues": keys, "ConsistentRead": True}
+        while looked < limit:
+            answer = await self._dynamo.call("query", Limit=min(limit - looked, DAYS_PAGE), **asked, **more)
+            looked += len(answer["Items"])
+            found += [read_account(item) for item in answer["Items"] if item["sk"]["S"].startswith(DAY_PREFIX)]
+            if "LastEvaluatedKey" not in answer:
+                break
+            more["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        return found
 
     async def _get(self, keys: Sequence[Item]) -> list[Item]:
         """The items of these keys that are there, in no order."""
@@ -259,18 +313,21 @@ def _packs(writes: Sequence[Write]) -> Iterator[list[int]]:
 
 def _bytes(write: Write) -> int:
     """A generous estimate of a write's size: texts are counted, lines of the account guessed."""
-    lines = len(write.account.positions) + len(write.account.cash) + 1
+    lines = sum(len(account.positions) + len(account.cash) + 1 for account in (write.account, *write.days))
     texts = sum(len(result_value(entry)) + _KEYS_BYTES for entry in write.entries)
     return _LINE_BYTES * (lines + len(write.orders) * 4) + texts
 
 
 def actions_of(write: Write) -> Iterator[dict[str, Any]]:
-    """The actions of a write: the account first, then entries, then orders."""
+    """The actions of a write: the account first, then entries, orders and days."""
     yield {"Put": {"TableName": LEDGER.name, "Item": account_item(write.account), **version_is(write.loaded_version)}}
     for entry in write.entries:
         yield {"Put": {"TableName": LEDGER.name, "Item": entry_item(entry), **ABSENT}}
     for order in write.orders:
-        yield {"Put": {"TableName": LEDGER.name, "Item": order_item(write.account.username, order), **ABSENT}}
+        condition = order_is(write.replaces[order.order_id]) if order.order_id in write.replaces else ABSENT
+        yield {"Put": {"TableName": LEDGER.name, "Item": order_item(write.account.username, order), **condition}}
+    for day in write.days:
+        yield {"Put": {"TableName": LEDGER.name, "Item": day_item(day)}}
 
 
 ABSENT: Final = {"ConditionExpression": "attribute_not_exists(pk)", "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
@@ -284,6 +341,18 @@ def version_is(version: int) -> dict[str, Any]:
         "ConditionExpression": "#version = :loaded",
         "ExpressionAttributeNames": {"#version": "version"},
         "ExpressionAttributeValues": {":loaded": {"N": str(version)}},
+    }
+
+
+def order_is(updated_version: int) -> dict[str, Any]:
+    """The condition on an order item: nothing has changed it since that account version.
+
+    The account's own condition does not suffice: an order that was read before another's write, and the account after it, would pass that one.
+    """
+    return {
+        "ConditionExpression": "updated_version = :read",
+        "ExpressionAttributeValues": {":read": {"N": str(updated_version)}},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 
 
@@ -311,14 +380,17 @@ def _outcome_of(reasons: Sequence[Mapping[str, Any]]) -> Outcome:
         return Failed(str(reasons[codes.index("ValidationError")].get("Message") or "ValidationError"))
     if not failed:
         return Unknown(next((code for code in codes if code != "None"), NEIGHBOUR))
+    found = named_items([reason["Item"] for reason in failed if reason.get("Item")])
+    if found.unreadable:
+        return Failed(f"an item in the way cannot be read: {found.unreadable}")
+    return Refused(moved=codes[0] == "ConditionalCheckFailed", entries=found.entries, orders=found.orders)
+
+
+def named_items(items: Sequence[Item]) -> Named:
+    """Entries and orders of one account from their items; other items among them are passed over."""
     try:
-        entries, orders = _in_the_way([reason["Item"] for reason in failed if reason.get("Item")])
+        entries = [read_entry(item) for item in items if item["sk"]["S"].startswith("ENTRY#")]
+        orders = [read_order(item) for item in items if item["sk"]["S"].startswith("ORDER#")]
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the item is wrong with this account alone
-        return Failed(f"an item in the way cannot be read: {type(error).__name__}")
-    return Refused(moved=codes[0] == "ConditionalCheckFailed", entries=entries, orders=orders)
-
-
-def _in_the_way(items: Sequence[Item]) -> tuple[dict[str, Entry], dict[str, Order]]:
-    entries = [read_entry(item) for item in items if item["sk"]["S"].startswith("ENTRY#")]
-    orders = [read_order(item) for item in items if item["sk"]["S"].startswith("ORDER#")]
-    return {entry.request_id: entry for entry in entries}, {order.order_id: order for order in orders}
+        return Named(unreadable=type(error).__name__)
+    return Named({entry.request_id: entry for entry in entries}, {order.order_id: order for order in orders})

@@ -10,11 +10,29 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from infra.dynamo import Item, from_attribute, to_attribute
-from schemas.instants import rfc3339
+from schemas.instants import day_of, rfc3339
 from schemas.ledger import Account, Entry, Lines, Order
 from schemas.money import CURRENCY_SCALES
+from schemas.requests import DUE_SIDES
 from schemas.results import entry_of, result_value
-from schemas.tables import ACCOUNT_SK, ENTRIES_BY_ASSET, ENTRIES_BY_VERSION, ORDERS_BY_VERSION, account_pk, asset_version, entry_sk, order_sk
+from schemas.tables import (
+    ACCOUNT_SK,
+    DUE_ORDERS,
+    ENTRIES_BY_ASSET,
+    ENTRIES_BY_VERSION,
+    EXPIRING_ORDERS,
+    ORDERS_BY_VERSION,
+    account_pk,
+    asset_version,
+    day_sk,
+    due_price,
+    due_side,
+    entry_sk,
+    expiry,
+    expiry_shard,
+    order_shard,
+    order_sk,
+)
 
 _NOT_OF_THE_HEAD: Final = ("pk", "sk", "lines")
 
@@ -38,6 +56,11 @@ def account_item(account: Account) -> Item:
     if account.parked:
         item["parked"] = to_attribute(account.parked)
     return item
+
+
+def day_item(account: Account) -> Item:
+    """An account as it was at the end of the day of its last decision: what it had then, and nothing of its status."""
+    return {**account_item(replace(account, status="active", parked=None)), "sk": {"S": day_sk(day_of(account.at))}}
 
 
 def entry_item(entry: Entry) -> Item:
@@ -64,12 +87,24 @@ def entry_item(entry: Entry) -> Item:
 
 
 def order_item(username: str, order: Order) -> Item:
-    """An order as its item: the order as JSON text, beside the attributes that keys and indexes need."""
-    return {
+    """An order as its item: the order as JSON text, beside the attributes that keys, conditions and indexes need.
+
+    Those of the global indexes are there only while it is open, so that these hold open orders alone.
+    """
+    item: Item = {
         **item_key(username, order_sk(order.order_id)),
         ORDERS_BY_VERSION.sort_key: {"N": str(order.created_version)},
+        "updated_version": {"N": str(order.updated_version)},
         "order": {"S": _order().dump_json(order, exclude_none=True).decode()},
     }
+    if order.status == "open" and order.price is not None:
+        shard = order_shard(username)
+        item[DUE_ORDERS.partition_key] = {"S": due_side(order.asset_id, DUE_SIDES[order.order_type], shard)}
+        item[DUE_ORDERS.sort_key] = {"S": due_price(order.price, order.quote_sequence, order.order_id)}
+        if order.expires_at is not None:
+            item[EXPIRING_ORDERS.partition_key] = {"S": expiry_shard(shard)}
+            item[EXPIRING_ORDERS.sort_key] = {"S": expiry(order.expires_at, order.order_id)}
+    return item
 
 
 def read_account(item: Item) -> Account:

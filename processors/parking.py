@@ -1,9 +1,9 @@
 """Parking and draining: what settlement does with an account whose work fails, so that all the others go on.
 
-An account parks from its first failing request on. The account item gets status, version + 1 and the facts of the parking; an entry of its own
-takes that version, so that results have no gap. That request and every later one of the account is put as an item that waits, keyed by its
-place in the log, under the condition that the account is parked at the version known here and that the request has no entry. A request with an
-entry never waits: it was decided.
+An account parks from its first failing request on; one from inside that fails is dropped instead, since it is asked again. The account item gets
+status, version + 1 and the facts of the parking; an entry of its own takes that version, so that results have no gap. That request and every later one
+of the account is put as an item that waits, keyed by its place in the log, under the condition that the account is parked at the version known here and
+that the request has no entry. A request with an entry never waits: it was decided.
 
 A `DrainRequested` in the account's own log lets the owner decide what waits, in the order of the log and at most `DRAIN_MAX` of it, in one store
 transaction: account, entries, orders, and the drain's own entry, which names the requests whose results its record tells. The account's
@@ -44,7 +44,7 @@ from processors.records import Read, next_drain, result_record, where
 from processors.work import DRAIN_MAX, FAILURES_MAX, Work
 from schemas.ledger import Account, AccountStatus, Entry, ParkCause, Parked, Waiting
 from schemas.ledger import Parking as Facts
-from schemas.requests import DrainRequested, LoggedRequest, UnreadableRequest, decode_request, encode_request, parking_id, request_type
+from schemas.requests import INTERNAL, DrainRequested, LoggedRequest, UnreadableRequest, decode_request, encode_request, parking_id, request_type
 
 log = structlog.get_logger()
 
@@ -56,6 +56,7 @@ DRAIN: Final = DrainRequested.__name__
 PARKED: Final = Counter("cnop_accounts_parked_total", "Accounts parked, by cause", ["cause"])
 UNPARKED: Final = Counter("cnop_accounts_unparked_total", "Accounts drained to the end and active again")
 WAITING: Final = Counter("cnop_requests_parked_total", "Requests put to wait in parked accounts; one that was delivered again counts again")
+FAILED: Final = Counter("cnop_inside_failed_total", "Requests from inside that failed and were dropped, by kind", ["kind"])
 DRAINED: Final = Counter("cnop_requests_drained_total", "Requests decided after they had waited in a parked account")
 
 
@@ -73,6 +74,7 @@ class Parking:
     def __init__(self, store: ParkingStore, now: Callable[[], datetime]) -> None:
         self._store = store
         self._now = now
+        self._passed_over: list[datetime] = []
 
     async def step(self, works: Sequence[Work], batch: Sequence[Read]) -> None:
         """Bring each of these accounts one step forward. DynamoUnavailable, TooManyParked, NotParked."""
@@ -115,6 +117,9 @@ class Parking:
             work.learn({entry.request_id: entry})
             work.failures = 0
             return
+        if isinstance(logged.request, INTERNAL):
+            self._pass_over(work, logged)
+            return
         await self._hold_the_bound(work.cause)
         parked = Parked(logged.partition, logged.offset, max(logged.at, head.at), work.cause)
         entry = parking_entry(work.username, head.version, head.at, logged, work.cause)
@@ -131,6 +136,20 @@ class Parking:
                 offset=logged.offset,
                 remedy=f"see docs/runbooks/parked-account.md; then: cnop parked drain {work.username}",
             )
+
+    def _pass_over(self, work: Work, logged: LoggedRequest) -> None:
+        """A request from inside that fails parks nobody: it is dropped, and asked again as long as its order is due.
+
+        It may leave nothing, so a parking could be the one trace of it: an owner that has lost the partition would leave that unseen by the next, which
+        found nothing to do and went on.
+        """
+        self._passed_over = [at for at in self._passed_over if self._now() - at < MINUTE] + [self._now()]
+        if len(self._passed_over) > PARKED_A_MINUTE_MAX:
+            raise TooManyParked(f"{len(self._passed_over)} requests from inside failed within a minute ({work.cause}): is the release good?")
+        FAILED.labels(type(logged.request).__name__).inc()
+        log.error("a request from inside failed", username=work.username, cause=work.cause, partition=logged.partition, offset=logged.offset)
+        work.failures = 0
+        work.drop(logged)
 
     async def _hold_the_bound(self, cause: ParkCause) -> None:
         if await self._store.parked_since(self._now() - MINUTE) >= PARKED_A_MINUTE_MAX:
@@ -187,7 +206,7 @@ class Parking:
 
     async def _decide(self, work: Work, account: Account, parked: Parked, read: Read) -> None:
         waiting = await self._store.waiting(work.username, parked.partition, after=parked.before, limit=work.drain_max + 1)
-        step = _decided(account, waiting[: work.drain_max], work)
+        step = await self._decided(account, waiting[: work.drain_max], work)
         if step.cause and not step.reads:
             await self._stop(work, read, parked, step.cause)
             return
@@ -196,7 +215,7 @@ class Parking:
         told = step.told(work.entries)
         last = step.reads[-1].logged.offset if step.reads else parked.before
         done = drained(step.decided, parked, read.logged, Facts(status, step.cause, tuple(one.logged.request_id for one in told), goes_on), last)
-        write = Write(account.version, done.account, (*done.entries, done.entry), done.orders)
+        write = Write(account.version, done.account, (*done.entries, done.entry), done.orders, done.replaces, done.days)
         outcome = await self._store.drain(write, unparks=status == "active")
         if isinstance(outcome, Failed):
             await self._take_less(work, read, parked, len(step.decided.entries))
@@ -211,6 +230,17 @@ class Parking:
             DRAINED.inc(len(done.entries))
             UNPARKED.inc(status == "active")
             log.info("account drained", username=work.username, requests=len(done.entries), status=status, cause=step.cause, goes_on=goes_on)
+
+    async def _decided(self, account: Account, waiting: Sequence[Waiting], work: Work) -> "_Step":
+        """Decide what waited, with the orders that it names."""
+        reads, cause = _reads(account.username, waiting)
+        keys = work.orders_sought(read.logged for read in reads)
+        if keys:
+            found = (await self._store.named({work.username: keys}))[work.username]
+            if found.unreadable:
+                return _Step((), Decided(account, (), ()), "undecodable")
+            work.sought(keys, found)
+        return _decided(account, reads, cause, work)
 
     async def _take_less(self, work: Work, read: Read, parked: Parked, entries: int) -> None:
         """The store does not take the step: try half of it, or stop before the one request that is left."""
@@ -288,8 +318,8 @@ class _Step:
         return [read for read in self.reads if (read.logged.request_id, read.logged.partition, read.logged.offset) in places]
 
 
-def _decided(account: Account, waiting: Sequence[Waiting], work: Work) -> _Step:
-    reads, cause = _reads(account.username, waiting)
+def _decided(account: Account, reads: list[Read], cause: ParkCause | None, work: Work) -> _Step:
+    """Decide what waited, but for what has an entry. Of a request from inside that finds nothing to do, nothing is left and nothing told."""
     fold: dict[str, LoggedRequest] = {}
     for read in reads:
         if read.logged.request_id not in work.entries:
@@ -298,7 +328,7 @@ def _decided(account: Account, waiting: Sequence[Waiting], work: Work) -> _Step:
     decided, error = decide_until(replace(account, status="active", parked=None), requests, work.orders)
     if error:
         cause = "decision"
-        failing = requests[len(decided.entries)].offset
+        failing = requests[len(decided.entries) + len(decided.passed)].offset
         reads = [read for read in reads if read.logged.offset < failing]
         log.warning("a request that waited fails again", username=account.username, offset=failing, error=type(error).__name__, where=where(error))
     return _Step(reads, decided, cause)

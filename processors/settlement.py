@@ -8,7 +8,7 @@ exception anywhere else ends the process.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -119,7 +119,8 @@ class Settlement:
             before = _progress(unsettled)
             try:
                 await self._load([work for work in unsettled if work.account is None and work.unreadable is None])
-                plain, special = _sorted(unsettled)
+                await self._look({work.username: work for work in unsettled})
+                plain, special = _sorted([work for work in unsettled if work.goes_on()])
                 await self._write(plain)
                 if special:
                     await self._parking.step(special, batch)
@@ -147,6 +148,13 @@ class Settlement:
             if not account.parked and work.failures < FAILURES_MAX:
                 work.fail("undecodable", account.reason)
             work.unreadable = account
+
+    async def _look(self, works: Mapping[str, Work]) -> None:
+        """Read the orders that requests name, and the entries of requests that found nothing to do: see `Work.passed`."""
+        wanted = {username: keys for username, work in works.items() if (keys := work.wanted())}
+        if wanted:
+            for username, found in (await self._ledger.named(wanted)).items():
+                works[username].sought(wanted[username], found)
 
     async def _write(self, works: Sequence[Work]) -> None:
         """Decide and store the next requests of accounts, as many as go into one write of each. While the store has one group, the next is decided."""

@@ -2,30 +2,35 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Final
 
 import structlog
+from prometheus_client import Counter
 
 from events.consumer import RETRIES
 from events.envelope import Envelope
-from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Outcome, Refused, Stored, Unknown, Write
+from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Named, Outcome, Refused, Stored, Unknown, Write
 from infra.parked import Unreadable as UnreadableAccount
 from processors.domain.decide import Decided, decide_all
 from processors.domain.parking import decide_until
 from processors.records import where
 from schemas.ledger import Account, Entry, Order, ParkCause, Parked
-from schemas.requests import Deposit, DrainRequested, FenceRequested, LoggedRequest, Withdrawal
+from schemas.requests import NAMES_ORDER, Deposit, DrainRequested, FenceRequested, LoggedRequest, Withdrawal
 from schemas.results import result_value
+from schemas.tables import entry_sk, order_of, order_sk
 
 log = structlog.get_logger()
 
-FOLD_ACTIONS_MAX: Final = ACTIONS_MAX - 1
-"""Actions of one account's requests in one write, beside the one of the account itself."""
+FOLD_ACTIONS_MAX: Final = ACTIONS_MAX - 2
+"""Actions of one account's requests in one write, beside the account itself and the account as it was on an earlier day."""
 FAILURES_MAX: Final = 3
 """Failures of one account's next request, with a pause and a fresh load after each, before it is parked."""
-DRAIN_MAX: Final = 40
-"""Waiting requests in one step of draining: an entry and an order each, beside the account, the drain's entry and the list of parked accounts."""
+DRAIN_MAX: Final = 32
+"""Waiting requests in one step of draining: an entry, an order and a day that ended each, beside the account, the drain's entry and the parked list."""
 _WITHOUT_ORDER: Final = (Deposit, Withdrawal, FenceRequested)
+
+PASSED: Final = Counter("cnop_passed_total", "Requests from inside that found nothing to do, by kind", ["kind"])
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +40,8 @@ class Work:
     Of `account` and `unreadable` one is there once it is loaded. `found` are ids of requests that were stored before this batch; `drained` are
     entries that this batch made of requests that had waited. `told` has further results by the offset of the record that tells them, and
     `asked` further requests. `lookups` are entries whose record may have a parking to tell; `emptied`: up to which offset waiting items are done.
+    `orders` are those that are known, since `looked_up` was asked for. `passed` are requests from inside that found nothing to do: each may have been
+    stored before and not told yet, and then found done what it did itself, so its entry is looked for before it is dropped.
     """
 
     username: str
@@ -54,6 +61,8 @@ class Work:
     drained: list[Entry] = field(default_factory=list)
     lookups: list[Entry] = field(default_factory=list)
     emptied: tuple[int, int] | None = None
+    looked_up: set[str] = field(default_factory=set)
+    passed: list[LoggedRequest] = field(default_factory=list)
 
     def goes_on(self) -> bool:
         """Whether anything is left to do."""
@@ -72,8 +81,11 @@ class Work:
         return not isinstance(self.pending[0].request, DrainRequested)
 
     def forget(self) -> None:
-        """What is known of the account may be wrong: it is loaded before anything else is done."""
+        """What is known of the account may be wrong: it is loaded before anything else is done, and its orders after it."""
         self.account = self.unreadable = None
+        self.orders.clear()
+        self.looked_up.clear()
+        self.passed.clear()
 
     def fail(self, cause: ParkCause, error: str, where: str = "") -> None:
         """Its next request failed."""
@@ -86,6 +98,32 @@ class Work:
     def drop(self, logged: LoggedRequest) -> None:
         """A request is done that leaves no entry here."""
         self.pending = [other for other in self.pending if other.offset != logged.offset]
+        self.steps += 1
+
+    def wanted(self) -> set[str]:
+        """Sort keys of what has to be read before the next step: orders that its requests name, and entries of those that were passed over."""
+        if self.account is None or self.account.parked or self.failures >= FAILURES_MAX:
+            return set()
+        return self.orders_sought(self.pending) | {entry_sk(logged.request_id) for logged in self.passed}
+
+    def orders_sought(self, requests: Iterable[LoggedRequest]) -> set[str]:
+        """Sort keys of the orders that requests name and that are not known yet."""
+        names = {logged.request.order_id for logged in requests if isinstance(logged.request, NAMES_ORDER)}
+        return {order_sk(name) for name in names if name not in self.orders and name not in self.looked_up}
+
+    def sought(self, keys: Iterable[str], found: Named) -> None:
+        """Take in what was found under the keys that were asked for. A request that was passed over and has no entry is done."""
+        if found.unreadable:
+            self.fail("undecodable", found.unreadable)
+            return
+        self.orders.update(found.orders)
+        self.looked_up.update(map(order_of, keys))
+        self.learn(dict(found.entries))
+        for logged in self.passed:
+            if logged.request_id not in self.entries:
+                PASSED.labels(type(logged.request).__name__).inc()
+                self.drop(logged)
+        self.passed.clear()
         self.steps += 1
 
     def became(self, parked: Parked, version: int) -> None:
@@ -105,41 +143,47 @@ class Work:
 def next_fold(pending: Iterable[LoggedRequest], requests_max: int = FOLD_ACTIONS_MAX, on_the_way: Collection[str] = ()) -> tuple[LoggedRequest, ...]:
     """The next requests of one account to decide and write at once, but for those on the way to the store.
 
-    Each id once: the store refuses the same item twice in a transaction, and the first in the log wins.
+    Each id once: the store refuses the same item twice in a transaction, and the first in the log wins. All of one day, so that at most one day ends.
     """
     fold: dict[str, LoggedRequest] = {}
     actions = 0
+    day: date | None = None
     for logged in pending:
         if isinstance(logged.request, DrainRequested):
             break
         if logged.request_id in on_the_way or logged.request_id in fold:
             continue
         actions += 1 if isinstance(logged.request, _WITHOUT_ORDER) else 2
-        if actions > FOLD_ACTIONS_MAX or len(fold) == requests_max:
+        day = day or logged.at.date()
+        if actions > FOLD_ACTIONS_MAX or len(fold) == requests_max or logged.at.date() != day:
             break
         fold[logged.request_id] = logged
     return tuple(fold.values())
 
 
 def decide_next(work: Work) -> Decided | None:
-    """The next fold decided; the part of it before a request whose decision raises; None where that is the first one."""
+    """The next fold decided; the part of it before a request whose decision raises; None where nothing of it is to be stored."""
     fold = next_fold(work.pending, work.fold_max)
     account = work.account
     if account is None:
         raise RuntimeError("decided before it was loaded")
     try:
-        return decide_all(account, fold, work.orders)
+        done = decide_all(account, fold, work.orders)
     except Exception as raised:  # noqa: BLE001 - a bug in one account's work parks that account
         done, error = decide_until(account, fold, work.orders)
-        if done.entries:
-            return done
-        work.fail("decision", type(error or raised).__name__, where(error or raised))
+        if not (done.entries or done.passed):
+            work.fail("decision", type(error or raised).__name__, where(error or raised))
+            return None
+    if not done.entries:
+        work.passed += done.passed
         return None
+    return done
 
 
 def decide_ahead(work: Work, done: Decided) -> Decided | None:
     """The fold after one that is on its way to the store, decided as if that were stored already. None where there is none, or where it raises."""
-    fold = next_fold(work.pending, work.fold_max, {entry.request_id for entry in done.entries})
+    on_the_way = {entry.request_id for entry in done.entries} | {logged.request_id for logged in done.passed}
+    fold = next_fold(work.pending, work.fold_max, on_the_way)
     if not fold:
         return None
     try:
@@ -148,13 +192,13 @@ def decide_ahead(work: Work, done: Decided) -> Decided | None:
             result_value(entry)  # it is kept with the entry: the next write finds it made
     except Exception:  # noqa: BLE001 - decided again, and counted as a failure of this account's work then
         return None
-    return ahead
+    return ahead if ahead.entries else None
 
 
 def as_write(work: Work, decided: Decided) -> Write:
     """What was decided from what is known of the account, to be stored."""
     loaded = work.account.version if work.account else 0
-    return Write(loaded, decided.account, decided.entries, decided.orders)
+    return Write(loaded, decided.account, decided.entries, decided.orders, decided.replaces, decided.days)
 
 
 def learn(work: Work, decided: Decided, outcome: Outcome) -> None:
@@ -165,6 +209,7 @@ def learn(work: Work, decided: Decided, outcome: Outcome) -> None:
             work.failures = 0
             work.entries.update((entry.request_id, entry) for entry in decided.entries)
             work.orders.update((order.order_id, order) for order in decided.orders)
+            work.passed += decided.passed
             work.leave_out_decided()
         case Refused(moved, entries, orders):
             RETRIES.labels("moved" if moved else "stored-before").inc()

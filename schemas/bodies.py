@@ -33,7 +33,7 @@ class MoveMoney(Body):
 
 
 class PlaceOrder(Body):
-    """An order. `quantity` is in units of the asset, `price` the limit of a limit order in the home currency."""
+    """An order. `quantity` is in units of the asset, `price` the limit or the stop, in the home currency; a market order has none."""
 
     asset_id: Annotated[AssetId, BeforeValidator(_upper)]
     order_type: OrderType
@@ -42,3 +42,7 @@ class PlaceOrder(Body):
     client_order_id: ClientOrderId | None = None
     time_in_force: TimeInForce = "gtc"
     expires_at: Instant | None = None
+
+
+class CancelOrder(Body):
+    """Nothing: an order is cancelled as a whole."""

@@ -6,12 +6,12 @@ nobody was given is unknown, and neither needs a store.
 
 import hmac
 import re
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 from schemas.ledger import Entry, Refusal
 from schemas.money import ZERO, in_currency
-from schemas.requests import FenceRequested
+from schemas.requests import FenceRequested, OrderCancelRequested
 from schemas.results import Result
 from schemas.views import CommandView, MoneyMoved, OrderAnswer, order_view, transaction_id
 
@@ -20,6 +20,7 @@ KEY_PURPOSE: Final = "command"
 COMMAND_ID_PATTERN: Final = r"^cmd_[0-9a-f]{32}_[0-9a-f]{16}$"
 FENCED: Final = FenceRequested.__name__
 """The kind of an entry that a fence left: it stands in the place of the request that will never happen."""
+CANCEL: Final = OrderCancelRequested.__name__
 FENCED_REFUSAL: Final = Refusal("fenced", "The command was fenced before it was decided, and will never happen.")
 _MAC_DIGITS: Final = 16
 
@@ -42,8 +43,16 @@ def _mac(key: bytes, username: str, request_id: str) -> str:
 
 
 def refusal_of(outcome: Entry | Result) -> Refusal | None:
-    """Why the request that was asked for under this id did not happen; None where it did. A fence's entry refuses the request that it stands for."""
-    return FENCED_REFUSAL if outcome.kind == FENCED else outcome.refusal
+    """Why the request that was asked for under this id did not happen; None where it did.
+
+    A fence's entry refuses the request that it stands for. One that came to cancel an order and found its time ended refuses too, although it closed it.
+    """
+    if outcome.kind == FENCED:
+        return FENCED_REFUSAL
+    order = outcome.lines.order
+    if outcome.kind == CANCEL and order and order.status != "cancelled":
+        return Refusal("order-not-open", f"the order is {order.status}", order=order)
+    return outcome.refusal
 
 
 def answer_of(outcome: Entry | Result) -> MoneyMoved | OrderAnswer | None:
@@ -59,10 +68,11 @@ def command_view(outcome: Entry | Result | None, command_id: str, *, waits: bool
     """What became of a command; where there is no outcome it is pending, or parked where it is known to wait in a parked account."""
     if outcome is None:
         return CommandView(command_id=command_id, state="parked" if waits else "pending")
-    refusal, answer = outcome.refusal, answer_of(outcome)
+    refusal = None if outcome.kind == FENCED else refusal_of(outcome)
+    answer = answer_of(outcome)
     return CommandView(
         command_id=command_id,
-        state=_state(outcome),
+        state="fenced" if outcome.kind == FENCED else "refused" if refusal else "settled",
         request_type=None if outcome.kind == FENCED else outcome.kind,
         version=outcome.version,
         decided_at=outcome.at,
@@ -70,12 +80,6 @@ def command_view(outcome: Entry | Result | None, command_id: str, *, waits: bool
         code=refusal.code if refusal else None,
         detail=refusal.detail if refusal else None,
     )
-
-
-def _state(outcome: Entry | Result) -> Literal["settled", "refused", "fenced"]:
-    if outcome.kind == FENCED:
-        return "fenced"
-    return "refused" if outcome.refusal else "settled"
 
 
 def _money_moved(outcome: Entry | Result) -> MoneyMoved:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, PlainSerializer, WithJsonSch
 
 INSTANTS_KEPT: Final = 4_096
 """Requests that are settled together came at few different moments, and each is written several times."""
+DAY_DIGITS: Final = len("2026-11-25")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -25,6 +26,11 @@ def parse_rfc3339(text: str) -> datetime:
     if instant.tzinfo is None:
         raise ValueError("time without an offset")
     return _in_utc(instant)
+
+
+def day_of(instant: datetime) -> str:
+    """The UTC day of a point in time that is in UTC: `2026-11-25`."""
+    return instant.isoformat()[:DAY_DIGITS]
 
 
 @lru_cache(INSTANTS_KEPT)

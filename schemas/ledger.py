@@ -4,7 +4,7 @@ Plain frozen dataclasses, since settlement makes several of them for every reque
 Cash is in units of its currency, positions in units of the asset, cost basis in the home currency.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
@@ -17,7 +17,11 @@ AccountStatus = Literal["active", "parked"]
 ParkCause = Literal["undecodable", "decision", "store-refused"]
 """Why an account's work failed: its item cannot be read, deciding its request raised, or the store does not take what was decided."""
 OrderStatus = Literal["open", "completed", "cancelled", "expired"]
-House = Literal["customer", "world", "market", "fees"]
+CloseReason = Literal["requested", "unmarketable", "asset-inactive", "below-minimum", "above-maximum"]
+"""Why an order was cancelled: its owner asked for it, it was to be filled at once or not at all and could not be, its asset is not traded any more, or
+its fill came to nothing, or to more than an account can hold."""
+House = Literal["customer", "held", "world", "market", "fees"]
+"""`customer` is what its owner can dispose of, `held` what open orders hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,17 @@ class Counters:
     withdrawn: Figure = ZERO
     transactions: int = 0
     orders: int = 0
+    open_orders: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order as it stands after its last change. `created_version` is the account version at placing: lists are sorted by it."""
+    """An order as it stands after its last change, at the account version `updated_version`.
+
+    `created_version` is the account version at placing: lists are sorted by it. `price` is the limit, or the stop. `held` is what is held for it
+    while it is open: home currency for a buy, units of the asset for a sale. `total_amount` is what was paid or received, without the fee; before and
+    without a fill it is what the order is worth at its own price.
+    """
 
     order_id: str
     asset_id: str
@@ -80,24 +90,33 @@ class Order:
     client_order_id: str | None = None
     time_in_force: TimeInForce = "gtc"
     expires_at: Instant | None = None
+    held: Figure = ZERO
+    updated_version: int = 0
+    reason: CloseReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """One leg. Legs of an entry sum to zero per unit (currency or asset); what the customer has grows with a positive leg."""
+    """One leg. Legs of an entry come in pairs that sum to zero, the customer's first; what the customer has grows with a positive leg."""
 
     account: House
     unit: str
     amount: Figure
 
 
+def pairs(postings: Sequence[Posting]) -> Iterator[tuple[Posting, Posting]]:
+    """The customer's legs, each with its counterpart, in their order."""
+    return zip(postings[::2], postings[1::2], strict=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request was refused: a code of `schemas.problems`, and a sentence for the user."""
+    """Why a request was refused: a code of `schemas.problems`, and a sentence for the user. `order`: the order as it stands, where it stood in the way."""
 
     code: str
     detail: str
     pointer: str | None = None
+    order: Order | None = None
 
 
 _NO_CASH: Final[Mapping[str, CashLine]] = MappingProxyType({})

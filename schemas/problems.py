@@ -56,10 +56,10 @@ PROBLEMS: Final = _catalogue(
     ProblemType("below-minimum", 422, "The amount is below the minimum"),
     ProblemType("above-maximum", 422, "The amount is above the maximum"),
     ProblemType("duplicate-client-order-id", 422, "The client_order_id was used before"),
-    ProblemType("price-required", 422, "A limit order needs a price"),
+    ProblemType("price-required", 422, "An order that is to wait for a price needs one"),
     ProblemType("price-not-allowed", 422, "A market order takes no price"),
     ProblemType("price-expired", 422, "The quoted price was too old when the order was decided", retryable=False),
-    ProblemType("order-type-unsupported", 422, "This order type is not offered yet"),
+    ProblemType("too-many-open-orders", 422, "The account has as many open orders as it may have"),
     ProblemType("fenced", 409, "The command was fenced and will never happen"),
     # The system.
     ProblemType("price-unavailable", 503, "There is no current price of the asset", retryable=True),

@@ -21,7 +21,14 @@ Username = Annotated[str, StringConstraints(pattern=USERNAME_PATTERN)]
 AssetId = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")]
 Currency = Literal["USD"]
 PositiveAmount = Annotated[Amount, Field(gt=0)]
-OrderType = Literal["market_buy", "market_sell", "limit_buy", "limit_sell"]
+OrderType = Literal["market_buy", "market_sell", "limit_buy", "limit_sell", "stop_loss_sell", "take_profit_sell"]
+DueSide = Literal["falls", "rises"]
+DUE_SIDES: Final[dict[OrderType, DueSide]] = {"limit_buy": "falls", "stop_loss_sell": "falls", "limit_sell": "rises", "take_profit_sell": "rises"}
+"""An order with a price is due when the market falls to that price, or when it rises to it; a market order has none."""
+ORDER_ID_PATTERN: Final = r"^ord_[0-9a-f]{32}$"
+ORDER_ID_ASKED_PATTERN: Final = r"^[A-Za-z0-9_]{10,50}$"
+"""What a caller may name as an order's id; one that no order can have is not found, like one that no order has."""
+OrderId = Annotated[str, StringConstraints(pattern=ORDER_ID_PATTERN)]
 TimeInForce = Literal["gtc", "gtd", "ioc", "fok", "day"]
 ClientOrderId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 
@@ -67,7 +74,7 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class OrderPlaced:
-    """An order. `quantity` is in units of the asset; `price` is the limit, in the home currency."""
+    """An order. `quantity` is in units of the asset; `price` is that at which it becomes due (the limit, or the stop), in the home currency."""
 
     username: Username
     asset_id: AssetId
@@ -78,6 +85,41 @@ class OrderPlaced:
     client_order_id: ClientOrderId | None = None
     time_in_force: TimeInForce = "gtc"
     expires_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancelRequested:
+    """The owner does not want an open order any more. First in the log wins: an order that is filled before this one's turn stays filled."""
+
+    username: Username
+    order_id: OrderId
+
+
+@dataclass(frozen=True, slots=True)
+class OrderTriggered:
+    """From inside: a price at which an open order is due. It acts only if `sequence` (of the asset's price) is larger than that of the order's quote."""
+
+    username: Username
+    order_id: OrderId
+    price: PositiveAmount
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderExpiryReached:
+    """From inside: the end of an open order's time has come. It acts only if its own record was appended at or after that time."""
+
+    username: Username
+    order_id: OrderId
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRevoked:
+    """From inside: the platform takes an open order back, and why."""
+
+    username: Username
+    order_id: OrderId
+    reason: Literal["asset-inactive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +139,13 @@ class DrainRequested:
     username: Username
 
 
-AccountRequest = Deposit | Withdrawal | OrderPlaced | FenceRequested | DrainRequested
+AccountRequest = (
+    Deposit | Withdrawal | OrderPlaced | OrderCancelRequested | OrderTriggered | OrderExpiryReached | OrderRevoked | FenceRequested | DrainRequested
+)
+NAMES_ORDER: Final = (OrderCancelRequested, OrderTriggered, OrderExpiryReached, OrderRevoked)
+"""Requests about an order that is there already: it has to be known before they are decided."""
+INTERNAL: Final = (OrderTriggered, OrderExpiryReached, OrderRevoked)
+"""Requests from inside: one that finds nothing to do leaves nothing."""
 
 REQUEST_TYPES: Final[dict[str, type[AccountRequest]]] = {f"cnop.account.{kind.__name__}.v1": kind for kind in get_args(AccountRequest)}
 """CloudEvents type → class."""
@@ -132,6 +180,21 @@ def request_id(username: str, key: str) -> str:
 def order_id(username: str, name: str) -> str:
     """`ord_` + 32 hex digits of UUIDv5 of username and the client's order id, or `request/` + the request id where the client gave none."""
     return "ord_" + uuid5(REQUEST_NAMESPACE, f"{username}\norder\n{name}").hex
+
+
+def trigger_id(order_id: str, sequence: int) -> str:
+    """Id of the trigger of an order by a price: UUIDv5 of both, so that whoever sees that price publishes the same request."""
+    return str(uuid5(REQUEST_NAMESPACE, f"{order_id}\ntriggered\n{sequence}"))
+
+
+def expiry_id(order_id: str) -> str:
+    """Id of the request that ends an order's time: there is one for each order."""
+    return str(uuid5(REQUEST_NAMESPACE, f"{order_id}\nexpired"))
+
+
+def revocation_id(order_id: str, reason: str) -> str:
+    """Id of the request that takes an order back for a reason."""
+    return str(uuid5(REQUEST_NAMESPACE, f"{order_id}\nrevoked\n{reason}"))
 
 
 def parking_id(username: str, partition: int, offset: int) -> str:

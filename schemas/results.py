@@ -44,7 +44,12 @@ _SETTLED: Final = {
     PARKED: PARKED,
     "DrainRequested": "AccountDrained",
 }
-_REFUSED: Final = {"Deposit": "DepositRejected", "Withdrawal": "WithdrawalRejected", "OrderPlaced": "OrderRejected"}
+_REFUSED: Final = {
+    "Deposit": "DepositRejected",
+    "Withdrawal": "WithdrawalRejected",
+    "OrderPlaced": "OrderRejected",
+    "OrderCancelRequested": "OrderCancelRejected",
+}
 _BY_ORDER_STATUS: Final = {"open": "OrderAccepted", "completed": "OrderFilled", "cancelled": "OrderCancelled", "expired": "OrderExpired"}
 
 RESULT_TYPES: Final = tuple(f"cnop.account.{name}.v1" for name in (*_SETTLED.values(), *_REFUSED.values(), *_BY_ORDER_STATUS.values()))

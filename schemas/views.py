@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
 from schemas.instants import Instant
-from schemas.ledger import AccountStatus, CashLine, Entry, Order, Position, Posting
+from schemas.ledger import AccountStatus, CashLine, CloseReason, Entry, House, Order, Position, Posting, pairs
 from schemas.money import CURRENCY_SCALES, EXACT, HOME_CURRENCY, ZERO, Amount, currency_scale, in_currency, trimmed
 from schemas.requests import OrderType
 from schemas.results import Result
@@ -52,7 +52,11 @@ class Trade(BaseModel):
 
 
 class OrderView(BaseModel):
-    """An order as its owner sees it. `price` is the limit, or the price at which a market order was filled."""
+    """An order as its owner sees it.
+
+    `price` is the limit or the stop, or the price at which a market order was filled; `average_price` that of the fill. `held_amount` is the cash, and
+    `held_quantity` the part of the asset, that it holds while it is open. `cancel_reason` tells why it was cancelled.
+    """
 
     order_id: str
     order_type: OrderType
@@ -64,6 +68,9 @@ class OrderView(BaseModel):
     filled_quantity: Amount
     average_price: Amount | None
     fee: Amount
+    held_amount: Amount
+    held_quantity: Amount
+    cancel_reason: CloseReason | None
     client_order_id: str | None
     time_in_force: str
     expires_at: Instant | None
@@ -324,37 +331,45 @@ def transactions_of(entry: Entry | Result) -> list[Transaction]:
     return list(_transactions(entry))
 
 
+_TRANSACTION_TYPES: Final[dict[tuple[House, bool], TransactionType]] = {
+    ("world", True): "deposit",
+    ("world", False): "withdraw",
+    ("market", True): "order_sale",
+    ("market", False): "order_payment",
+    ("held", True): "order_release",
+    ("held", False): "order_hold",
+    ("fees", True): "fee",
+    ("fees", False): "fee",
+}
+"""By whose leg is the counterpart of the customer's, and whether money comes."""
+_SUFFIXES: Final[dict[TransactionType, str]] = {"order_hold": "_hold", "order_release": "_release", "fee": "_fee"}
+
+
 def _transactions(entry: Entry | Result) -> Iterator[Transaction]:
     order = entry.lines.order
-    legs = [posting for posting in entry.postings if moves_cash(posting)]
-    for index, leg in enumerate(legs):
-        kind: TransactionType
-        if order is None:
-            kind = "deposit" if entry.kind == "Deposit" else "withdraw"
-        elif index:
-            kind = "fee"
-        else:
-            kind = "order_sale" if order.order_type.endswith("sell") else "order_payment"
-        yield Transaction(
-            transaction_id=transaction_id(entry.request_id) + ("_fee" if kind == "fee" else ""),
-            transaction_type=kind,
-            amount=Decimal(in_currency(leg.amount, leg.unit)),
-            currency=leg.unit,
-            created_at=entry.at,
-            order_id=order.order_id if order else None,
-            version=entry.version,
-        )
+    for leg, other in pairs(entry.postings):
+        if moves_cash(leg):
+            kind = _TRANSACTION_TYPES[other.account, leg.amount > ZERO]
+            yield Transaction(
+                transaction_id=transaction_id(entry.request_id) + _SUFFIXES.get(kind, ""),
+                transaction_type=kind,
+                amount=Decimal(in_currency(leg.amount, leg.unit)),
+                currency=leg.unit,
+                created_at=entry.at,
+                order_id=order.order_id if order else None,
+                version=entry.version,
+            )
 
 
 def trade_of(entry: Entry | Result) -> Trade | None:
-    """The movement of an asset that an entry made, if it made one."""
+    """The movement of an asset that an entry made, if it made one; what is held or released stays the customer's."""
     order = entry.lines.order
-    for posting in entry.postings:
-        if order and posting.account == "customer" and posting.unit == order.asset_id:
+    for leg, other in pairs(entry.postings):
+        if order and leg.unit == order.asset_id and other.account == "market":
             return Trade(
                 asset_id=order.asset_id,
-                transaction_type="SELL" if posting.amount < ZERO else "BUY",
-                quantity=trimmed(posting.amount.copy_abs()),
+                transaction_type="SELL" if leg.amount < ZERO else "BUY",
+                quantity=trimmed(leg.amount.copy_abs()),
                 price=shown_price(order.average_price or order.quote_price),
                 timestamp=entry.at,
                 order_id=order.order_id,
@@ -374,6 +389,7 @@ def _price_or_none(price: Decimal | None) -> Decimal | None:
 
 def order_view(order: Order) -> OrderView:
     """An order as its owner sees it."""
+    is_buy = order.order_type.endswith("buy")
     return OrderView(
         order_id=order.order_id,
         order_type=order.order_type,
@@ -385,6 +401,9 @@ def order_view(order: Order) -> OrderView:
         filled_quantity=trimmed(order.filled_quantity),
         average_price=_price_or_none(order.average_price),
         fee=Decimal(in_currency(order.fee, HOME_CURRENCY)),
+        held_amount=Decimal(in_currency(order.held if is_buy else ZERO, HOME_CURRENCY)),
+        held_quantity=trimmed(ZERO if is_buy else order.held),
+        cancel_reason=order.reason,
         client_order_id=order.client_order_id,
         time_in_force=order.time_in_force,
         expires_at=order.expires_at,

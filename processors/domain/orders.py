@@ -1,92 +1,217 @@
-"""Orders: what a market buy and a market sale do at the quote that the door stamped.
+"""Orders: how one is placed, filled, cancelled and expired.
 
-An order fills whole or is refused. Rounding is against the customer: cost and fee up, proceeds down. A position keeps its cost basis, so
-that no average is ever rounded; a sale takes its share of it rounded up, and the last sale takes all that is left.
+An order fills whole or waits. One with a price that the market has reached fills at the market's price, which is never worse than its own; else it
+stays open, and what it may cost is held. A fill releases the whole hold first and then pays, so that what it did not need is free again.
+Rounding is against the customer: cost, fee and hold up, proceeds down. A position keeps its cost basis, so that no average is ever rounded; a sale
+takes its share of it rounded up, and the last sale takes all that is left.
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from processors.domain.steps import Step, refuse
-from schemas.ledger import Account, CashLine, Order, Position, Posting
+from processors.domain.steps import Step, bounded, refuse
+from schemas.ledger import Account, CashLine, CloseReason, Counters, House, Order, OrderStatus, Position, Posting
 from schemas.money import HOME_CURRENCY, ZERO, currency_scale, plain, round_down, round_up, share_up, significant_scale
-from schemas.requests import OrderPlaced
+from schemas.requests import DUE_SIDES, OrderPlaced, OrderTriggered
 
+OPEN_ORDERS_MAX: Final = 1_000
+"""Open orders of one account."""
+_AT_ONCE: Final = ("ioc", "fok")
+"""Fill now or not at all. They are the same here, since an order fills whole."""
 _SCALE: Final = currency_scale(HOME_CURRENCY)
 _BPS: Final = Decimal("0.0001")
+_DAY: Final = timedelta(days=1)
+_CLOSED_BY_FILL: Final[dict[str, CloseReason]] = {"below-minimum": "below-minimum", "above-maximum": "above-maximum"}
 
 
-def buy(account: Account, request: OrderPlaced, order_id: str, at: datetime) -> Step:
-    """Fill a market buy at its quote, or refuse it."""
+class WrongHold(RuntimeError):
+    """What an order held does not suffice for its fill: a bug, never a user's mistake."""
+
+
+def place(account: Account, request: OrderPlaced, order_id: str, at: datetime) -> Step:
+    """Fill the order at its quote, or leave it open with its hold, or refuse it."""
+    quote = request.stamp.quote
+    good = at <= quote.valid_until
+    at_once = request.order_type not in DUE_SIDES or request.time_in_force in _AT_ONCE
     if refused := _check(account, request, at):
         return refused
-    price = request.stamp.quote.price
-    value = request.quantity * price
-    cost = round_up(value, _SCALE)
-    fee = _fee(value, request)
-    if refused := _check_total(account, request, round_down(value, _SCALE), cost):
+    if at_once and not good:
+        return refuse(account, "price-expired", "the quote was too old when the order was decided: place it again")
+    order = _placed(account, request, order_id, at)
+    if good and is_due(order, quote.price):
+        return fill(account, order, quote.price, at, total_max=request.stamp.total_max)
+    if refused := _check_worth(account, order, request.stamp.total_max):
         return refused
-    line = account.cash.get(HOME_CURRENCY, CashLine())
+    if at_once:
+        return _closed(account, replace(order, status="cancelled", reason="unmarketable"))
+    return _opened(account, order, at)
+
+
+def trigger(account: Account, order: Order, request: OrderTriggered, at: datetime) -> Step | None:
+    """Fill an open order that is due at the price; None where it is not open, not due, or placed when that price was known already.
+
+    One whose time has ended meanwhile expires instead; one whose fill would come to nothing, or to more than an account can hold, is cancelled.
+    """
+    if order.status != "open" or request.sequence <= order.quote_sequence or not is_due(order, request.price):
+        return None
+    if is_over(order, at):
+        return close(account, order, "expired", at)
+    filled = fill(account, order, request.price, at)
+    if filled.refusal is None:
+        return filled
+    reason = _CLOSED_BY_FILL.get(filled.refusal.code)
+    if reason is None:
+        raise WrongHold(f"{order.order_id}: {filled.refusal.code}")
+    return close(account, order, "cancelled", at, reason)
+
+
+def close(account: Account, order: Order, status: OrderStatus, at: datetime, reason: CloseReason | None = None) -> Step:
+    """Cancel or expire an open order: what it held is free again."""
+    done = replace(order, status=status, reason=reason, held=ZERO, updated_at=at, updated_version=account.version + 1)
+    if not order.held:
+        return _closed(account, done)
+    if _is_buy(order):
+        line = _cash(account)
+        return _closed(account, done, order.held, HOME_CURRENCY, cash={HOME_CURRENCY: replace(_free(line, order.held), updated_at=at)})
+    position = account.positions[order.asset_id]
+    return _closed(account, done, order.held, order.asset_id, positions={order.asset_id: replace(_freed(position, order.held), updated_at=at)})
+
+
+def fill(account: Account, order: Order, price: Decimal, at: datetime, *, total_max: Decimal | None = None) -> Step:
+    """Fill an order, new or open, at the market's price; a refusal where that cannot be. `total_max` bounds what a new one may be worth."""
+    step = _buy(account, order, price, at, total_max) if _is_buy(order) else _sell(account, order, price, at, total_max)
+    return bounded(account, step)
+
+
+def is_due(order: Order, price: Decimal) -> bool:
+    """Whether an order fills at a price of the market. One without a price of its own always does."""
+    if order.price is None:
+        return True
+    return price <= order.price if DUE_SIDES[order.order_type] == "falls" else price >= order.price
+
+
+def is_over(order: Order, at: datetime) -> bool:
+    """Whether an order's time has ended."""
+    return order.expires_at is not None and at >= order.expires_at
+
+
+def _buy(account: Account, order: Order, price: Decimal, at: datetime, total_max: Decimal | None) -> Step:
+    value = order.quantity * price
+    cost, fee = round_up(value, _SCALE), _fee(value, order)
+    if refused := _check_total(account, round_down(value, _SCALE), cost, total_max):
+        return refused
+    line = _free(_cash(account), order.held)
     if cost + fee > line.available:
-        return refuse(account, "insufficient-funds", f"the order costs {_cash(cost + fee)}, {_cash(line.available)} are available", "/quantity")
-    position = account.positions.get(request.asset_id) or Position(created_at=at)
+        return refuse(account, "insufficient-funds", f"the order costs {_money(cost + fee)}, {_money(line.available)} are available", "/quantity")
+    position = account.positions.get(order.asset_id) or Position(created_at=at)
     return Step(
-        account.counters,
+        _counted(account, order),
         cash={HOME_CURRENCY: replace(line, available=line.available - cost - fee, updated_at=at)},
         positions={
-            request.asset_id: replace(
+            order.asset_id: replace(
                 position,
-                available=position.available + request.quantity,
+                available=position.available + order.quantity,
                 cost_basis=position.cost_basis + cost + fee,
                 updated_at=at,
             )
         },
-        order=_filled(account, request, order_id, at, total=cost, fee=fee),
-        postings=(*_legs(request, -cost, request.quantity), *_fee_legs(fee)),
+        order=_filled(account, order, price, at, total=cost, fee=fee),
+        postings=(*_release(order.held, HOME_CURRENCY), *_trade(order, -cost, order.quantity), *_pair(HOME_CURRENCY, -fee, "fees")),
     )
 
 
-def sell(account: Account, request: OrderPlaced, order_id: str, at: datetime) -> Step:
-    """Fill a market sale at its quote, or refuse it."""
-    if refused := _check(account, request, at):
+def _sell(account: Account, order: Order, price: Decimal, at: datetime, total_max: Decimal | None) -> Step:
+    value = order.quantity * price
+    proceeds, fee = round_down(value, _SCALE), _fee(value, order)
+    if refused := _check_total(account, proceeds - fee, round_up(value, _SCALE), total_max):
         return refused
-    value = request.quantity * request.stamp.quote.price
-    proceeds = round_down(value, _SCALE)
-    fee = _fee(value, request)
-    if refused := _check_total(account, request, proceeds - fee, round_up(value, _SCALE)):
-        return refused
-    position = account.positions.get(request.asset_id) or Position()
-    if request.quantity > position.available:
-        return refuse(account, "insufficient-holdings", f"{position.available:f} {request.asset_id} are available", "/quantity")
-    cost = _cost_of_sale(position, request.quantity)
-    line = account.cash.get(HOME_CURRENCY, CashLine())
+    position = _freed(account.positions.get(order.asset_id) or Position(), order.held)
+    if order.quantity > position.available:
+        return refuse(account, "insufficient-holdings", f"{position.available:f} {order.asset_id} are available", "/quantity")
+    cost = _cost_of_sale(position, order.quantity)
+    line = _cash(account)
     return Step(
-        account.counters,
+        _counted(account, order),
         cash={HOME_CURRENCY: replace(line, available=line.available + proceeds - fee, updated_at=at)},
         positions={
-            request.asset_id: replace(
+            order.asset_id: replace(
                 position,
-                available=position.available - request.quantity,
+                available=position.available - order.quantity,
                 cost_basis=position.cost_basis - cost,
                 realised=position.realised + proceeds - fee - cost,
                 updated_at=at,
             )
         },
-        order=_filled(account, request, order_id, at, total=proceeds, fee=fee),
-        postings=(*_legs(request, proceeds, -request.quantity), *_fee_legs(fee)),
+        order=_filled(account, order, price, at, total=proceeds, fee=fee),
+        postings=(*_release(order.held, order.asset_id), *_trade(order, proceeds, -order.quantity), *_pair(HOME_CURRENCY, -fee, "fees")),
     )
 
 
+def _check_worth(account: Account, order: Order, total_max: Decimal) -> Step | None:
+    """The bounds on what an order is worth at its own price."""
+    value = order.quantity * (order.price or ZERO)
+    least = round_down(value, _SCALE) - (ZERO if _is_buy(order) else _fee(value, order))
+    return _check_total(account, least, round_up(value, _SCALE), total_max)
+
+
+def _opened(account: Account, order: Order, at: datetime) -> Step:
+    """The order waits, and holds what its fill may take; refused where that is not there."""
+    if account.counters.open_orders >= OPEN_ORDERS_MAX:
+        return refuse(account, "too-many-open-orders", f"an account may have {OPEN_ORDERS_MAX} open orders: cancel one first")
+    if _is_buy(order):
+        value = order.quantity * (order.price or ZERO)
+        return _holding_cash(account, order, round_up(value, _SCALE) + _fee(value, order), at)
+    return _holding_asset(account, order, at)
+
+
+def _holding_cash(account: Account, order: Order, held: Decimal, at: datetime) -> Step:
+    line = _cash(account)
+    if held > line.available:
+        return refuse(account, "insufficient-funds", f"the order may cost {_money(held)}, {_money(line.available)} are available", "/quantity")
+    return Step(
+        replace(account.counters, open_orders=account.counters.open_orders + 1),
+        cash={HOME_CURRENCY: replace(_free(line, -held), updated_at=at)},
+        order=replace(order, held=held),
+        postings=_pair(HOME_CURRENCY, -held, "held"),
+    )
+
+
+def _holding_asset(account: Account, order: Order, at: datetime) -> Step:
+    position = account.positions.get(order.asset_id) or Position()
+    if order.quantity > position.available:
+        return refuse(account, "insufficient-holdings", f"{position.available:f} {order.asset_id} are available", "/quantity")
+    return Step(
+        replace(account.counters, open_orders=account.counters.open_orders + 1),
+        positions={order.asset_id: replace(_freed(position, -order.quantity), updated_at=at)},
+        order=replace(order, held=order.quantity),
+        postings=_pair(order.asset_id, -order.quantity, "held"),
+    )
+
+
+def _closed(
+    account: Account,
+    order: Order,
+    released: Decimal = ZERO,
+    unit: str = HOME_CURRENCY,
+    *,
+    cash: dict[str, CashLine] | None = None,
+    positions: dict[str, Position] | None = None,
+) -> Step:
+    counters = replace(account.counters, open_orders=account.counters.open_orders - 1) if released else account.counters
+    return Step(counters, cash=cash, positions=positions, order=order, postings=_release(released, unit))
+
+
 def _check(account: Account, request: OrderPlaced, at: datetime) -> Step | None:
-    facts, quote = request.stamp.asset, request.stamp.quote
+    facts = request.stamp.asset
     if not facts.is_active:
         return refuse(account, "asset-inactive", f"{request.asset_id} is not traded", "/asset_id")
-    if at > quote.valid_until:
-        return refuse(account, "price-expired", "the quote was too old when the order was decided: place it again")
     if request.expires_at is not None and at >= request.expires_at:
         return refuse(account, "validation-failed", "expires_at was not in the future when the order was decided", "/expires_at")
+    if (request.price is None) == (request.order_type in DUE_SIDES):
+        rule = "takes no price" if request.price else "needs a price"
+        return refuse(account, "validation-failed", f"an order of type {request.order_type} {rule}", "/price")
     if significant_scale(request.quantity) > facts.quantity_scale:
         return refuse(account, "validation-failed", f"{request.asset_id} has {facts.quantity_scale} decimals", "/quantity")
     if request.quantity < facts.minimum_quantity:
@@ -94,16 +219,16 @@ def _check(account: Account, request: OrderPlaced, at: datetime) -> Step | None:
     return None
 
 
-def _check_total(account: Account, request: OrderPlaced, least: Decimal, most: Decimal) -> Step | None:
+def _check_total(account: Account, least: Decimal, most: Decimal, total_max: Decimal | None) -> Step | None:
     if least <= ZERO:
         return refuse(account, "below-minimum", f"the order is worth less than the smallest amount of {HOME_CURRENCY}", "/quantity")
-    if most > request.stamp.total_max:
-        return refuse(account, "above-maximum", f"an order may be worth {_cash(request.stamp.total_max)}", "/quantity")
+    if total_max is not None and most > total_max:
+        return refuse(account, "above-maximum", f"an order may be worth {_money(total_max)}", "/quantity")
     return None
 
 
-def _fee(value: Decimal, request: OrderPlaced) -> Decimal:
-    return round_up(value * request.stamp.asset.fee_bps * _BPS, _SCALE)
+def _fee(value: Decimal, order: Order) -> Decimal:
+    return round_up(value * order.fee_bps * _BPS, _SCALE)
 
 
 def _cost_of_sale(position: Position, quantity: Decimal) -> Decimal:
@@ -112,42 +237,90 @@ def _cost_of_sale(position: Position, quantity: Decimal) -> Decimal:
     return min(position.cost_basis, share_up(position.cost_basis, quantity, position.quantity, _SCALE))
 
 
-def _legs(request: OrderPlaced, cash: Decimal, quantity: Decimal) -> tuple[Posting, ...]:
-    return (
-        Posting("customer", HOME_CURRENCY, cash),
-        Posting("market", HOME_CURRENCY, -cash),
-        Posting("customer", request.asset_id, quantity),
-        Posting("market", request.asset_id, -quantity),
-    )
+def _is_buy(order: Order) -> bool:
+    return order.order_type.endswith("buy")
 
 
-def _fee_legs(fee: Decimal) -> tuple[Posting, ...]:
-    return (Posting("customer", HOME_CURRENCY, -fee), Posting("fees", HOME_CURRENCY, fee)) if fee else ()
+def _cash(account: Account) -> CashLine:
+    return account.cash.get(HOME_CURRENCY) or CashLine()
 
 
-def _filled(account: Account, request: OrderPlaced, order_id: str, at: datetime, *, total: Decimal, fee: Decimal) -> Order:
+def _free(line: CashLine, released: Decimal) -> CashLine:
+    """The line with so much less held; of less than nothing: with more held."""
+    return replace(line, available=line.available + released, held=line.held - released) if released else line
+
+
+def _freed(position: Position, released: Decimal) -> Position:
+    """The same of a position."""
+    return replace(position, available=position.available + released, held=position.held - released) if released else position
+
+
+def _pair(unit: str, amount: Decimal, other: House) -> tuple[Posting, ...]:
+    """The customer's leg and its counterpart; none of nothing."""
+    return (Posting("customer", unit, amount), Posting(other, unit, -amount)) if amount else ()
+
+
+def _release(held: Decimal, unit: str) -> tuple[Posting, ...]:
+    return _pair(unit, held, "held")
+
+
+def _trade(order: Order, cash: Decimal, quantity: Decimal) -> tuple[Posting, ...]:
+    return (*_pair(HOME_CURRENCY, cash, "market"), *_pair(order.asset_id, quantity, "market"))
+
+
+def _counted(account: Account, order: Order) -> Counters:
+    """The counters after an order's fill: one that was open is not any more."""
+    return replace(account.counters, open_orders=account.counters.open_orders - 1) if order.held else account.counters
+
+
+def _placed(account: Account, request: OrderPlaced, order_id: str, at: datetime) -> Order:
+    """The order as it is before anything has become of it."""
     quote = request.stamp.quote
     return Order(
         order_id=order_id,
         asset_id=request.asset_id,
         order_type=request.order_type,
         quantity=request.quantity,
-        status="completed",
+        status="open",
         created_version=account.version + 1,
         created_at=at,
         updated_at=at,
         quote_price=quote.price,
         quote_sequence=quote.sequence,
         fee_bps=request.stamp.asset.fee_bps,
-        filled_quantity=request.quantity,
-        average_price=quote.price,
-        total_amount=total,
-        fee=fee,
+        price=request.price,
+        total_amount=_worth(request),
         client_order_id=request.client_order_id,
         time_in_force=request.time_in_force,
-        expires_at=request.expires_at,
+        expires_at=_end_of_day(at) if request.time_in_force == "day" and request.price is not None else request.expires_at,
+        updated_version=account.version + 1,
     )
 
 
-def _cash(amount: Decimal) -> str:
+def _worth(request: OrderPlaced) -> Decimal:
+    """What an order is worth at its own price."""
+    value = request.quantity * (request.price or ZERO)
+    return round_up(value, _SCALE) if request.order_type.endswith("buy") else round_down(value, _SCALE)
+
+
+def _filled(account: Account, order: Order, price: Decimal, at: datetime, *, total: Decimal, fee: Decimal) -> Order:
+    return replace(
+        order,
+        status="completed",
+        updated_at=at,
+        updated_version=account.version + 1,
+        filled_quantity=order.quantity,
+        average_price=price,
+        total_amount=total,
+        fee=fee,
+        held=ZERO,
+    )
+
+
+def _end_of_day(at: datetime) -> datetime:
+    """The next 00:00 UTC after a time."""
+    return at.replace(hour=0, minute=0, second=0, microsecond=0) + _DAY
+
+
+def _money(amount: Decimal) -> str:
     return f"{plain(round_down(amount, _SCALE))} {HOME_CURRENCY}"

@@ -16,12 +16,14 @@ from schemas.results import PARKED
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What one step of draining gives: the account after it, the entries of the requests it decided, its own entry, and the orders placed."""
+    """What one step of draining gives: the account after it, the entries of the requests it decided, its own entry, and what became of orders."""
 
     account: Account
     entries: tuple[Entry, ...]
     entry: Entry
     orders: tuple[Order, ...]
+    replaces: Mapping[str, int]
+    days: tuple[Account, ...]
 
 
 def decide_until(account: Account, requests: tuple[LoggedRequest, ...], orders: Mapping[str, Order]) -> tuple[Decided, Exception | None]:
@@ -34,8 +36,16 @@ def decide_until(account: Account, requests: tuple[LoggedRequest, ...], orders: 
         except Exception as error:  # noqa: BLE001 - a bug in one account's work: the caller parks that account
             return done, error
         known.update((order.order_id, order) for order in step.orders)
-        done = Decided(step.account, done.entries + step.entries, done.orders + step.orders)
+        done = _joined(done, step)
     return done, None
+
+
+def _joined(done: Decided, step: Decided) -> Decided:
+    """What both gave. An order that the first placed or changed is, for the store, still as it was before the first."""
+    orders = {order.order_id: order for order in done.orders}
+    replaces = {name: version for name, version in step.replaces.items() if name not in orders} | dict(done.replaces)
+    orders |= {order.order_id: order for order in step.orders}
+    return Decided(step.account, done.entries + step.entries, tuple(orders.values()), replaces, done.passed + step.passed, done.days + step.days)
 
 
 def parking_entry(username: str, version: int, at: datetime, logged: LoggedRequest, cause: ParkCause) -> Entry:
@@ -81,4 +91,4 @@ def drained(decided: Decided, parked: Parked, drain: LoggedRequest, parking: Par
     facts = replace(parked, drained=last, cause=parking.cause or parked.cause) if parking.status == "parked" else None
     after = replace(account, version=entry.version, status=parking.status, parked=facts)
     entries = tuple(replace(one, drained_by=drain.request_id) for one in decided.entries)
-    return Drained(after, entries, entry, decided.orders)
+    return Drained(after, entries, entry, decided.orders, decided.replaces, decided.days)

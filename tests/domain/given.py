@@ -1,14 +1,30 @@
 """Accounts and requests for the domain's tests, with the least that a row must say."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from processors.domain.decide import decide_all
 from schemas.ledger import Account, CashLine, Counters, Entry, Order, Position
 from schemas.market import AssetFacts, Quote
-from schemas.requests import AccountRequest, Deposit, FenceRequested, LimitStamp, LoggedRequest, OrderPlaced, OrderStamp, Withdrawal, request_id
+from schemas.requests import (
+    AccountRequest,
+    Deposit,
+    FenceRequested,
+    LimitStamp,
+    LoggedRequest,
+    OrderCancelRequested,
+    OrderExpiryReached,
+    OrderPlaced,
+    OrderRevoked,
+    OrderStamp,
+    OrderTriggered,
+    TimeInForce,
+    Withdrawal,
+    order_id,
+    request_id,
+)
 
 USER = "alice_1"
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -16,6 +32,8 @@ MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
 DAY_LIMIT = "10000.00"
 TOTAL_MAX = "100000.00"
+SEQUENCE = 41
+"""Of the price in every order's quote."""
 
 
 def account(
@@ -66,8 +84,10 @@ def order(
     valid_until: datetime = NOON + timedelta(seconds=30),
     client_order_id: str | None = None,
     limit: str | None = None,
+    tif: TimeInForce = "gtc",
+    until: datetime | None = None,
 ) -> OrderPlaced:
-    quote = Quote(Decimal(price), 41, NOON, valid_until)
+    quote = Quote(Decimal(price), SEQUENCE, NOON, valid_until)
     facts = AssetFacts(scale, Decimal(minimum), active, fee_bps)
     return OrderPlaced(
         USER,
@@ -77,6 +97,8 @@ def order(
         OrderStamp(quote, facts, Decimal(total_max)),
         price=Decimal(limit) if limit else None,
         client_order_id=client_order_id,
+        time_in_force=tif,
+        expires_at=until,
     )
 
 
@@ -86,6 +108,27 @@ def buy(quantity: str, price: str = "50000.00", **stamp: object) -> OrderPlaced:
 
 def sell(quantity: str, price: str = "50000.00", **stamp: object) -> OrderPlaced:
     return order("market_sell", quantity, price, **stamp)  # type: ignore[arg-type]
+
+
+def waiting(kind: str = "limit_buy", quantity: str = "1", limit: str = "90", *, name: str = "mine", price: str = "100", **stamp: object) -> OrderPlaced:
+    """An order with a price of its own; the market is at 100."""
+    return order(kind, quantity, price, limit=limit, client_order_id=name, **stamp)  # type: ignore[arg-type]
+
+
+def cancel(name: str = "mine") -> OrderCancelRequested:
+    return OrderCancelRequested(USER, order_id(USER, name))
+
+
+def trigger(price: str, name: str = "mine", *, sequence: int = SEQUENCE + 1) -> OrderTriggered:
+    return OrderTriggered(USER, order_id(USER, name), Decimal(price), sequence)
+
+
+def expiry(name: str = "mine") -> OrderExpiryReached:
+    return OrderExpiryReached(USER, order_id(USER, name))
+
+
+def revocation(name: str = "mine") -> OrderRevoked:
+    return OrderRevoked(USER, order_id(USER, name), "asset-inactive")
 
 
 def logged(request: AccountRequest, *, key: str = "k", at: datetime = NOON, offset: int = 0) -> LoggedRequest:
@@ -101,6 +144,48 @@ def settle(before: Account, request: AccountRequest, *, at: datetime = NOON, ord
     """Decide one request the way settlement does."""
     decided = decide_all(before, (logged(request, at=at),), orders or {})
     return decided.account, decided.entries[0]
+
+
+@dataclass
+class Books:
+    """An account with its orders, for histories that are told one request at a time."""
+
+    account: Account
+    orders: dict[str, Order] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+
+    def take(self, *requests: AccountRequest, at: datetime = NOON) -> Entry | None:
+        """Settle these; the entry of the last one, None where it found nothing to do."""
+        entry = None
+        for request in requests:
+            key = str(len(self.entries))
+            decided = decide_all(self.account, (logged(request, key=key, at=at, offset=len(self.entries)),), self.orders)
+            self.account = decided.account
+            self.orders |= {order.order_id: order for order in decided.orders}
+            self.entries += decided.entries
+            entry = decided.entries[0] if decided.entries else None
+        return entry
+
+    def order(self, name: str = "mine") -> Order:
+        return self.orders[order_id(USER, name)]
+
+    @property
+    def cash(self) -> tuple[Decimal, Decimal]:
+        """Available and held."""
+        line = self.account.cash.get("USD", CashLine())
+        return line.available, line.held
+
+    @property
+    def btc(self) -> tuple[Decimal, Decimal]:
+        """Available and held."""
+        position = self.account.positions.get("BTC", Position())
+        return position.available, position.held
+
+
+def code_of(entry: Entry | None) -> str | None:
+    """The code of a refusal."""
+    assert entry
+    return entry.refusal.code if entry.refusal else None
 
 
 def without_time(line: CashLine | Position) -> CashLine | Position:

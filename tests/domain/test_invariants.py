@@ -8,8 +8,9 @@ from decimal import Decimal
 import pytest
 
 from processors.domain.decide import BrokenInvariant, hold_invariants
-from schemas.ledger import Account, CashLine, Entry, Posting, Refusal
-from tests.domain.given import account, buy, deposit, sell, settle
+from schemas.ledger import Account, CashLine, Entry, Order, Posting, Refusal
+from schemas.requests import AccountRequest
+from tests.domain.given import Books, account, buy, cancel, deposit, sell, settle, trigger, waiting
 
 Broken = Callable[[Account, Account, Entry], tuple[Account, Entry]]
 
@@ -108,3 +109,114 @@ def test_entry_and_account_must_tell_the_same(name: str) -> None:
     after, entry = settle(BEFORE, deposit("5"))
     with pytest.raises(BrokenInvariant):
         hold_invariants(BEFORE, *UNSEEN[name](BEFORE, after, entry))
+
+
+def _order(after: Account, entry: Entry, **facts: object) -> tuple[Account, Entry]:
+    assert entry.lines.order
+    return after, _lines(entry, order=replace(entry.lines.order, **facts))  # type: ignore[arg-type]
+
+
+def _counters(after: Account, entry: Entry, open_orders: int) -> tuple[Account, Entry]:
+    counters = replace(after.counters, open_orders=after.counters.open_orders + open_orders)
+    return replace(after, counters=counters), _lines(entry, counters=counters)
+
+
+def _usd(after: Account, entry: Entry, available: Decimal, held: Decimal, postings: tuple[Posting, ...]) -> tuple[Account, Entry]:
+    """Cash that changes by so much more, with the legs to it."""
+    line = after.cash["USD"]
+    cash = {"USD": replace(line, available=line.available + available, held=line.held + held)}
+    return replace(after, cash=cash), replace(_lines(entry, cash=cash), postings=entry.postings + postings)
+
+
+HOLD = (Posting("customer", "USD", -CENT), Posting("held", "USD", CENT))
+RELEASE = (Posting("customer", "USD", CENT), Posting("held", "USD", -CENT))
+BTC_HOLD = (Posting("customer", "BTC", -CENT), Posting("held", "BTC", CENT))
+
+
+def _btc_held(after: Account, entry: Entry) -> tuple[Account, Entry]:
+    """A part of the holding is held beside the cash."""
+    position = after.positions["BTC"]
+    lines = {"BTC": replace(position, available=position.available - CENT, held=position.held + CENT)}
+    return replace(after, positions=lines), replace(_lines(entry, positions=lines), postings=entry.postings + BTC_HOLD)
+
+
+PLACED: dict[str, Broken] = {
+    "more is held than the order says": lambda _, after, entry: _usd(after, entry, -CENT, CENT, HOLD),
+    "less is held than the order says": lambda _, after, entry: _usd(after, entry, CENT, -CENT, RELEASE),
+    "the order says that more is held": lambda _, after, entry: _order(after, entry, held=entry.lines.order.held + CENT),  # type: ignore[union-attr]
+    "an open order that holds nothing": lambda _, after, entry: _order(after, entry, held=Decimal(0)),
+    "a closed order that holds something": lambda _, after, entry: _order(after, entry, status="cancelled"),
+    "another asset is held too": lambda _, after, entry: _btc_held(after, entry),
+    "what is held is another asset than the order's": lambda _, after, entry: _order(after, entry, order_type="limit_sell"),
+    "held without legs": lambda _, after, entry: (after, replace(entry, postings=())),
+    "legs of a hold, and cash that is not held": lambda _, after, entry: _usd(after, entry, CENT, -CENT, ()),
+    "a hold that nothing holds": lambda _, after, entry: (after, _lines(entry, order=None)),
+    "an open order that is not counted": lambda _, after, entry: _counters(after, entry, -1),
+    "an open order that is counted twice": lambda _, after, entry: _counters(after, entry, 1),
+    "a pair the other way round": lambda _, after, entry: (after, replace(entry, postings=entry.postings[::-1])),
+    "a pair of the customer with himself": lambda _, after, entry: (
+        after,
+        replace(entry, postings=(entry.postings[0], Posting("customer", "USD", Decimal(90)))),
+    ),
+    "placed at another version": lambda _, after, entry: _order(after, entry, created_version=7),
+    "changed at another version": lambda _, after, entry: _order(after, entry, updated_version=7),
+}
+
+CLOSED: dict[str, Broken] = {
+    "a cent stays held": lambda _, after, entry: _usd(after, entry, -CENT, CENT, HOLD),
+    "a cent too much is released": lambda _, after, entry: _usd(after, entry, CENT, -CENT, RELEASE),
+    "the order still holds": lambda _, after, entry: _order(after, entry, held=CENT),
+    "it is open still": lambda _, after, entry: _order(after, entry, status="open"),
+    "it is counted still": lambda _, after, entry: _counters(after, entry, 1),
+    "placed at another version": lambda _, after, entry: _order(after, entry, created_version=after.version),
+    "changed at the version of its placing": lambda _, after, entry: _order(after, entry, updated_version=entry.lines.order.created_version),  # type: ignore[union-attr]
+}
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_a_broken_hold_is_caught(name: str) -> None:
+    """The decision that placed an order passes; with one thing wrong it raises."""
+    after, entry = settle(BEFORE, waiting())
+    hold_invariants(BEFORE, after, entry)
+    with pytest.raises(BrokenInvariant):
+        hold_invariants(BEFORE, *PLACED[name](BEFORE, after, entry))
+
+
+@pytest.mark.parametrize("request_", [cancel(), trigger("80")], ids=["cancelled", "filled"])
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_broken_release_is_caught(name: str, request_: AccountRequest) -> None:
+    """The decision that closed an order passes; with one thing wrong it raises."""
+    before, after, entry, known = _closing(request_)
+    hold_invariants(before, after, entry, known)
+    with pytest.raises(BrokenInvariant):
+        hold_invariants(before, *CLOSED[name](before, after, entry), known)
+
+
+@pytest.mark.parametrize("request_", [cancel(), trigger("80")], ids=["cancelled", "filled"])
+def test_a_closed_order_that_changes_is_caught(request_: AccountRequest) -> None:
+    """What closes an order is right only where that was open, and was there."""
+    before, after, entry, known = _closing(request_)
+    with pytest.raises(BrokenInvariant):
+        hold_invariants(before, after, entry, replace(known, status="completed", held=Decimal(0)))
+    with pytest.raises(BrokenInvariant):
+        hold_invariants(before, after, entry, None)
+
+
+def test_an_order_placed_over_another_is_caught() -> None:
+    """A new order that stands where one was, open or closed, raises."""
+    before, _, _, known = _closing(cancel())
+    after, entry = settle(before, waiting(limit="80"))
+    with pytest.raises(BrokenInvariant):
+        hold_invariants(before, after, entry, known)
+    with pytest.raises(BrokenInvariant, match="closed"):
+        hold_invariants(before, after, entry, replace(known, status="cancelled", held=Decimal(0)))
+
+
+def _closing(request: AccountRequest) -> tuple[Account, Account, Entry, Order]:
+    """A decision that closes an order, with the order as it was."""
+    books = Books(BEFORE)
+    books.take(waiting())
+    before, known = books.account, books.order()
+    entry = books.take(request)
+    assert entry
+    return before, books.account, entry, known

@@ -89,8 +89,9 @@ REFUSALS = [
     Refuses("a millisecond after the quote's end", account("60000"), buy("1", valid_until=EXPIRY), "price-expired", None, EXPIRY + MS),
     Refuses("a quote that was old at once", account("60000"), sell("1", valid_until=NOON - MS), "price-expired", None),
     Refuses("decided when it had expired", account("100"), expiring(buy("1", "1"), NOON), "validation-failed", "/expires_at", NOON),
-    Refuses("limit orders to buy", account("60000"), order("limit_buy", "1", limit="50000"), "order-type-unsupported", "/order_type"),
-    Refuses("limit orders to sell", account("0", btc="1"), order("limit_sell", "1", limit="1"), "order-type-unsupported", "/order_type"),
+    Refuses("a market order with a price", account("100"), order("market_buy", "1", "1", limit="1"), "validation-failed", "/price"),
+    Refuses("a limit order without a price", account("100"), order("limit_buy", "1", "1"), "validation-failed", "/price"),
+    Refuses("a stop order without a price", account("0", btc="1"), order("stop_loss_sell", "1", "1"), "validation-failed", "/price"),
     Refuses("a price of nothing", account("100"), buy("1", "0"), "below-minimum"),
     Refuses("the largest numbers that can be written", account("100"), buy("9" * 20 + "." + "9" * 18, "9" * 20 + "." + "9" * 18, scale=18), "above-maximum"),
 ]

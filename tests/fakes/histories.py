@@ -5,17 +5,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Literal
 from uuid import UUID, uuid5
 
+from schemas.instants import day_of
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Position, Posting, Refusal
 from schemas.results import Result, result_of
 from schemas.views import Transaction, transactions_of
 
-Step = Literal["deposit", "withdraw", "buy", "sell", "open", "close", "refuse"]
-STEPS: tuple[Step, ...] = ("deposit", "withdraw", "buy", "sell", "open", "close", "refuse")
+Step = Literal["deposit", "withdraw", "buy", "sell", "open", "close", "fill", "refuse"]
+"""`open` leaves a limit order that holds cash; `close` cancels, and `fill` fills, the oldest open one, or leaves an entry that touches nothing."""
+STEPS: tuple[Step, ...] = ("deposit", "withdraw", "buy", "sell", "open", "close", "fill", "refuse")
 ASSETS = ("BTC", "ETH", "SOL")
 PRICE = Decimal("12.34")
+FILLED = {"filled_quantity": Decimal(1), "average_price": PRICE, "total_amount": PRICE, "fee": Decimal("0.01")}
+KINDS = {"deposit": "Deposit", "withdraw": "Withdrawal", "refuse": "Withdrawal", "close": "OrderCancelRequested", "fill": "OrderTriggered"}
 BEGIN = datetime(2026, 11, 25, tzinfo=UTC)
 NAMESPACE = UUID(int=7)
 
@@ -27,6 +32,7 @@ class History:
     username: str
     entries: list[Entry] = field(default_factory=list)
     accounts: list[Account] = field(default_factory=list)
+    every: timedelta = timedelta(milliseconds=1)
 
     def __post_init__(self) -> None:
         self.accounts.append(Account(self.username))
@@ -52,7 +58,7 @@ class History:
     def _add(self, step: Step) -> None:
         before = self.accounts[-1]
         version = before.version + 1
-        at = BEGIN + timedelta(milliseconds=version)
+        at = BEGIN + version * self.every
         cash = before.cash.get("USD", CashLine())
         asset = ASSETS[version % len(ASSETS)]
         position = before.positions.get(asset, Position(created_at=at))
@@ -66,16 +72,21 @@ class History:
                 lines = Lines(counters, {"USD": replace(cash, available=cash.available + amount, updated_at=at)})
             case "buy" | "sell":
                 order = self._order(version, at, f"market_{step}", asset, "completed")
-                lines, postings = _trade(order, cash, position, counters, at)
+                lines, postings = _trade(order, cash, position, replace(counters, orders=counters.orders + 1), at)
             case "open":
                 order = self._order(version, at, "limit_buy", asset, "open")
-                lines = Lines(replace(counters, orders=counters.orders + 1), order=order)
-            case "close":
-                oldest = next((one for one in reversed(self.orders()) if one.status == "open"), None)
-                lines = Lines(counters, order=replace(oldest, status="cancelled", updated_at=at) if oldest else None)
+                lines, postings = _held(order, cash, replace(counters, orders=counters.orders + 1), order.held, at)
+            case "close" | "fill" if oldest := next((one for one in reversed(self.orders()) if one.status == "open"), None):
+                order = replace(oldest, status="cancelled", held=Decimal(0), reason="requested", updated_at=at, updated_version=version)
+                lines, postings = _held(order, cash, counters, -oldest.held, at)
+                if step == "fill":
+                    order = replace(order, status="completed", reason=None, **FILLED)  # type: ignore[arg-type]
+                    position = before.positions.get(order.asset_id, Position(created_at=at))
+                    lines, paid = _trade(order, lines.cash["USD"], position, lines.counters, at)
+                    postings = (*postings, *paid)
             case "refuse":
                 refusal = Refusal("insufficient-funds", "Not enough.")
-        kind = {"deposit": "Deposit", "withdraw": "Withdrawal", "refuse": "Withdrawal"}.get(step, "OrderPlaced")
+        kind = KINDS.get(step, "OrderPlaced")
         payload = {"type": kind, "currency": "USD"}
         request_id = str(uuid5(NAMESPACE, f"{self.username} {version}"))
         self.entries.append(Entry(request_id, self.username, version, at, kind, payload, 0, version, request_id, f"trace-{version}", lines, postings, refusal))
@@ -86,20 +97,23 @@ class History:
         )
 
     def _order(self, version: int, at: datetime, kind: str, asset: str, status: str) -> Order:
-        filled = (
-            {"filled_quantity": Decimal(1), "average_price": PRICE, "total_amount": PRICE, "fee": Decimal("0.01")}
-            if status == "completed"
-            else {"price": PRICE}
-        )
+        rest = FILLED if status == "completed" else {"price": PRICE, "total_amount": PRICE, "held": PRICE}
         order_id = f"ord_{uuid5(NAMESPACE, f'{self.username} {version} order').hex}"
-        return Order(order_id, asset, kind, Decimal(1), status, version, at, at, PRICE, 1, 10, **filled)  # type: ignore[arg-type]
+        return Order(order_id, asset, kind, Decimal(1), status, version, at, at, PRICE, 1, 10, updated_version=version, **rest)  # type: ignore[arg-type]
+
+
+def _held(order: Order, cash: CashLine, counters: Counters, change: Decimal, at: datetime) -> tuple[Lines, tuple[Posting, ...]]:
+    """So much more is held for an order; less than nothing is released."""
+    line = replace(cash, available=cash.available - change, held=cash.held + change, updated_at=at)
+    after = Lines(replace(counters, transactions=counters.transactions + 1), {"USD": line}, order=order)
+    return after, (Posting("customer", "USD", -change), Posting("held", "USD", change))
 
 
 def _trade(order: Order, cash: CashLine, position: Position, counters: Counters, at: datetime) -> tuple[Lines, tuple[Posting, ...]]:
-    sign = 1 if order.order_type == "market_buy" else -1
+    sign = 1 if order.order_type.endswith("buy") else -1
     paid, fee, quantity = -sign * PRICE, order.fee, Decimal(sign)
     after = Lines(
-        replace(counters, transactions=counters.transactions + 2, orders=counters.orders + 1),
+        replace(counters, transactions=counters.transactions + 2),
         {"USD": replace(cash, available=cash.available + paid - fee, updated_at=at)},
         {order.asset_id: replace(position, available=position.available + quantity, cost_basis=position.cost_basis - paid, updated_at=at)},
         order,
@@ -143,6 +157,14 @@ class HistoryReads:
     async def orders(self, username: str, *, before: int | None, limit: int) -> list[Order]:
         await self._count("orders")
         return [order for order in self._orders(username) if before is None or order.created_version < before][:limit]
+
+    async def days(self, username: str, first: str, last: str, *, limit: int) -> list[Account]:
+        await self._count("days")
+        accounts = self.histories[username].accounts[1 : self._version(username) + 1] if username in self.histories else []
+        kept = [account for account, later in pairwise(accounts) if day_of(account.at) != day_of(later.at)]
+        before = [account for account in kept if day_of(account.at) < first]
+        inside = [account for account in kept if first <= day_of(account.at) <= last]
+        return [*before[-1:], *inside[:limit]]
 
     async def waits(self, username: str, request_id: str) -> bool:
         await self._count("waits")

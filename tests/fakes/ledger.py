@@ -4,18 +4,18 @@
 `FaultyDynamo` stands before a real client and lets calls fail before or after they happened.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
 from infra.dynamo import Attribute, Dynamo, DynamoUnavailable, Item
-from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Outcome, Refused, Stored, Unknown, Write
-from infra.ledger_items import account_item, entry_item, order_item, read_account, read_entry, read_order
+from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Named, Outcome, Refused, Stored, Unknown, Write, named_items
+from infra.ledger_items import account_item, day_item, entry_item, order_item, read_account, read_entry, read_order
 from schemas.ledger import Account, Entry, Order
-from schemas.tables import ACCOUNT_SK, ENTRIES_BY_ASSET, ENTRIES_BY_VERSION, ORDERS_BY_VERSION, Index, entry_sk, order_sk
-from tests.fakes.parked import MemoryParking, too_large
+from schemas.tables import ACCOUNT_SK, DAY_PREFIX, ENTRIES_BY_ASSET, ENTRIES_BY_VERSION, ORDERS_BY_VERSION, Index, day_sk, entry_sk, order_sk
+from tests.fakes.parked import MemoryParking, orders_in_the_way, too_large
 
 NUMBER_DIGITS_MAX = 38
 
@@ -66,6 +66,11 @@ class MemoryLedger(MemoryParking):
         item = self._of(username).get(order_sk(order_id))
         return read_order(item) if item else None
 
+    async def named(self, wanted: Mapping[str, Collection[str]]) -> dict[str, Named]:
+        await self._read("named")
+        found = {username: [self._of(username)[sk] for sk in sks if sk in self._of(username)] for username, sks in wanted.items()}
+        return {username: named_items(items) for username, items in found.items()}
+
     async def entries(self, username: str, *, before: int | None, limit: int) -> list[Entry]:
         await self._read("entries")
         items = self._newest(username, ENTRIES_BY_VERSION)
@@ -80,6 +85,13 @@ class MemoryLedger(MemoryParking):
         await self._read("orders")
         items = self._newest(username, ORDERS_BY_VERSION)
         return [order for order in map(read_order, items) if before is None or order.created_version < before][:limit]
+
+    async def days(self, username: str, first: str, last: str, *, limit: int) -> list[Account]:
+        await self._read("days")
+        kept = sorted((sk, item) for sk, item in self._of(username).items() if sk.startswith(DAY_PREFIX))
+        before = [item for sk, item in kept if sk < day_sk(first)][-1:]
+        inside = [item for sk, item in kept if day_sk(first) <= sk <= day_sk(last)][:limit]
+        return [read_account(item) for item in (*before, *inside)]
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         return [outcome for pack in _packs(writes) for outcome in await self._transact(pack)]
@@ -112,7 +124,7 @@ class MemoryLedger(MemoryParking):
         """What stands in the way of a write, if anything does."""
         items = self._of(write.account.username)
         entries = [read_entry(items[sk]) for sk in (entry_sk(entry.request_id) for entry in write.entries) if sk in items]
-        orders = [read_order(items[sk]) for sk in (order_sk(order.order_id) for order in write.orders) if sk in items]
+        orders = list(orders_in_the_way(write, items))
         moved = int(items.get(ACCOUNT_SK, {}).get("version", {"N": "0"})["N"]) != write.loaded_version
         if not (entries or orders or moved):
             return None
@@ -127,6 +139,10 @@ class MemoryLedger(MemoryParking):
         """All entries of an account by version, refusals among them, for an onlooker who does not wait."""
         found = [read_entry(item) for sk, item in self._of(username).items() if sk.startswith("ENTRY#")]
         return sorted(found, key=lambda entry: entry.version)
+
+    def items_now(self, username: str) -> dict[str, Item]:
+        """All items of an account by sort key, for an onlooker who does not wait."""
+        return dict(self._of(username))
 
     async def _transact(self, pack: list[Write]) -> list[Outcome]:
         await self.step("write")
@@ -177,6 +193,7 @@ def _items(write: Write) -> Iterator[Item]:
     yield from map(entry_item, write.entries)
     for order in write.orders:
         yield order_item(write.account.username, order)
+    yield from map(day_item, write.days)
 
 
 def as_stored(item: Item) -> Item:

@@ -1,21 +1,29 @@
 """The parked part of the ledger in memory: what `infra.parked.ParkingLedger` adds, on the same items and with the same faults."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from infra.dynamo import DynamoUnavailable, Item, to_attribute
 from infra.ledger import Failed, Outcome, Refused, Stored, Unknown, Write
-from infra.ledger_items import account_item, entry_item, order_item, read_entry, read_order
+from infra.ledger_items import account_item, day_item, entry_item, order_item, read_entry, read_order
 from infra.parked import REMOVE_MAX, Unreadable, read_or_head, read_waiting, waiting_item
 from schemas.instants import rfc3339
-from schemas.ledger import Account, Entry, Parked, Waiting
-from schemas.tables import ACCOUNT_SK, OFFSET_DIGITS, PARKED_PK, PARKED_PREFIX, account_pk, entry_sk, parked_sk
+from schemas.ledger import Account, Entry, Order, Parked, Waiting
+from schemas.tables import ACCOUNT_SK, OFFSET_DIGITS, PARKED_PK, PARKED_PREFIX, account_pk, entry_sk, order_sk, parked_sk
 
 if TYPE_CHECKING:
     from tests.fakes.ledger import Fault
 
 ITEM_BYTES_MAX = 400 * 1024
+
+
+def orders_in_the_way(write: Write, items: Mapping[str, Item]) -> Iterator[Order]:
+    """Orders that are there where a write has new ones, and those that have changed since it read them."""
+    for order in write.orders:
+        item = items.get(order_sk(order.order_id))
+        if item and int(item["updated_version"]["N"]) != write.replaces.get(order.order_id):
+            yield read_order(item)
 
 
 class MemoryParking:
@@ -71,6 +79,7 @@ class MemoryParking:
             if refused := self._refused(username, write.loaded_version, [entry.request_id for entry in write.entries], write):
                 return refused
             items = [account_item(write.account), *map(entry_item, write.entries), *(order_item(username, order) for order in write.orders)]
+            items += map(day_item, write.days)
             if too_large(items):
                 return Failed("Item size has exceeded the maximum allowed size")
             self._put(*items)
@@ -104,9 +113,9 @@ class MemoryParking:
         """Who is on the list of parked accounts."""
         return sorted(self._items.get(PARKED_PK, {}))
 
-    def damage(self, username: str, attributes: Item) -> dict[str, Any]:
-        """Write attributes of an account's item over, as somebody's hand would; what they were."""
-        item = self._items[account_pk(username)][ACCOUNT_SK]
+    def damage(self, username: str, attributes: Item, sk: str = ACCOUNT_SK) -> dict[str, Any]:
+        """Write attributes of an account's item over, or of another one of that account, as somebody's hand would; what they were."""
+        item = self._items[account_pk(username)][sk]
         before = {name: item.get(name) for name in attributes}
         item.update({name: value for name, value in attributes.items() if value is not None})
         return before
@@ -141,8 +150,7 @@ class MemoryParking:
         items = self._items.get(account_pk(username), {})
         moved = int(items.get(ACCOUNT_SK, {}).get("version", {"N": "0"})["N"]) != version
         entries = {id_: read_entry(items[entry_sk(id_)]) for id_ in request_ids if entry_sk(id_) in items}
-        placed = write.orders if write else ()
-        orders = {order.order_id: read_order(items[f"ORDER#{order.order_id}"]) for order in placed if f"ORDER#{order.order_id}" in items}
+        orders = {order.order_id: order for order in orders_in_the_way(write, items)} if write else {}
         return Refused(moved, entries, orders) if moved or entries or orders else None
 
     def _waiting_now(self, username: str) -> list[tuple[str, Item]]:

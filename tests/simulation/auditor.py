@@ -14,11 +14,11 @@ from aiokafka import TopicPartition
 from events import topics
 from events.envelope import Unreadable, read
 from infra.dynamo import Item
-from infra.ledger_items import read_entry
+from infra.ledger_items import read_entry, read_order
 from infra.parked import read_or_head, read_waiting
 from schemas.instants import from_millis
-from schemas.ledger import Account, Entry
-from schemas.requests import DrainRequested, LoggedRequest, UnreadableRequest, decode_request, next_drain_id, parking_id
+from schemas.ledger import Account, CashLine, Entry, Order, Position
+from schemas.requests import INTERNAL, DrainRequested, LoggedRequest, UnreadableRequest, decode_request, next_drain_id, parking_id
 from schemas.results import PARKED, decode_result, encode_result, result_id, result_of, result_type
 from tests.domain.plain import Book
 from tests.fakes.dynamo import Changes
@@ -55,6 +55,8 @@ class Books:
     told: int = 0
     order: int = -1
     owned: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
+    held: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
+    orders: dict[str, Order] = field(default_factory=dict)
     account: Account | None = None
     is_parked: bool = False
     waiting: set[Place] = field(default_factory=set)
@@ -134,12 +136,13 @@ class Auditor:
         username, request_id = asked.logged.request.username, asked.logged.request_id
         parked = username, parking_id(username, *place)
         must(parked not in self.entries or parked in self._told_in_log, "no offset past a parking that was not told")
-        if self._first[username, request_id] != place or isinstance(asked.logged.request, DrainRequested):
+        if isinstance(asked.logged.request, DrainRequested):
             return
         entry = self.entries.get((username, request_id))
-        must(entry or place in self.books[username].waiting, "no offset past a request that is neither settled nor waits")
-        if entry and entry.drained_by is None:
+        if entry and entry.drained_by is None and (entry.partition, entry.offset) == place:
             must((username, request_id) in self._told_in_log, "no offset past a result that was not told")
+        if self._first[username, request_id] == place and not isinstance(asked.logged.request, INTERNAL):
+            must(entry or place in self.books[username].waiting, "no offset past a request that is neither settled nor waits")
 
     def _request(self, partition: int, slot: Slot) -> None:
         place = partition, slot.offset
@@ -155,10 +158,11 @@ class Auditor:
         key = request.username, envelope.id
         logged = LoggedRequest(request, envelope.id, from_millis(slot.timestamp_ms), partition, slot.offset, "", "")
         self.asked[place] = Asked(logged, envelope.reply_to)
+        if key not in self._first or isinstance(request, INTERNAL):
+            self._order[request.username].append(logged)
         if key not in self._first:
             self._first[key] = place
-            self._order[request.username].append(logged)
-        else:
+        elif not isinstance(request, INTERNAL):
             must(slot.part is None, "a follow-up request is asked once")
 
     def _result(self, partition: int, slot: Slot) -> None:
@@ -189,15 +193,27 @@ class Auditor:
         entries: list[Entry] = []
         for before, item in changes:
             sk = (item or before or {"sk": {"S": ""}})["sk"]["S"]
-            if sk.startswith(("ENTRY#", "ORDER#")):
-                must(before is None and item is not None, "an entry or order is written once, and stays")
-                if item is not None and sk.startswith("ENTRY#"):
+            if sk.startswith("ENTRY#"):
+                must(before is None and item is not None, "an entry is written once, and stays")
+                if item is not None:
                     entries.append(read_entry(item))
+            elif sk.startswith("ORDER#"):
+                self._stored_order(before, item)
+            elif sk.startswith("DAY#"):
+                must(before is None and item is not None, "a day that has ended is written once, and stays")
             elif sk.startswith("PARKED#"):
                 self._waiting(before, item)
         for username, item in accounts.items():
             self._account(username, item, sorted((entry for entry in entries if entry.username == username), key=lambda entry: entry.version))
         must({entry.username for entry in entries} <= set(accounts), "an entry comes with its account")
+
+    def _stored_order(self, before: Item | None, item: Item | None) -> None:
+        if item is None:
+            raise Wrong("an order stays")
+        must(before is None or read_order(before).status == "open", "an order that is closed stays as it is")
+        order = read_order(item)
+        self.books[item["pk"]["S"].removeprefix("ACCT#")].orders[order.order_id] = order
+        must(("due_side" in item) == (order.status == "open"), "the index has open orders alone")
 
     def repaired(self, item: Item) -> None:
         """An operator's hand wrote an account item."""
@@ -216,12 +232,17 @@ class Auditor:
         if not isinstance(account, Account):
             return
         books.account = account
-        lines = {unit: line.available + line.held for unit, line in account.cash.items()}
-        lines |= {unit: position.available + position.held for unit, position in account.positions.items()}
-        for unit, total in lines.items():
-            must(books.owned[unit] == Fraction(total), "balances are the sum of their entries")
-            must(total >= 0, "nothing is negative")
-        must({unit for unit, total in books.owned.items() if total} <= set(lines), "balances are the sum of their entries")
+        lines: dict[str, CashLine | Position] = {**account.cash, **account.positions}
+        holds: dict[str, Fraction] = defaultdict(Fraction)
+        for order in books.orders.values():
+            holds["USD" if order.order_type.endswith("buy") else order.asset_id] += Fraction(order.held)
+        for unit, line in lines.items():
+            must(books.owned[unit] == Fraction(line.available), "balances are the sum of their entries")
+            must(books.held[unit] == Fraction(line.held), "what is held is the sum of its entries")
+            must(holds[unit] == Fraction(line.held), "what is held is what the open orders hold")
+            must(line.available >= 0 and line.held >= 0, "nothing is negative")
+        must({unit for owned in (books.owned, books.held) for unit, total in owned.items() if total} <= set(lines), "balances are the sum of their entries")
+        must(account.counters.open_orders == sum(order.status == "open" for order in books.orders.values()), "open orders are counted")
 
     def _entry(self, books: Books, entry: Entry, *, was_parked: bool) -> None:
         key = entry.username, entry.request_id
@@ -233,7 +254,8 @@ class Auditor:
             must(not was_parked and books.is_parked, "an account that is parked is not parked again")
         else:
             must(key in self._first, "no entry without a request")
-            must(self._first[key] == place, "the first record of a request wins")
+            inside = isinstance(self.asked[place].logged.request, INTERNAL)
+            must(self._first[key] == place or inside, "the first record of a request wins")
         if entry.kind not in (PARKED, DRAIN):
             must(entry.offset > books.order, "requests of one account settle in the order of the log")
             must(not was_parked or entry.drained_by, "a parked account settles nothing but by draining")
@@ -243,6 +265,8 @@ class Auditor:
             sums[posting.unit] += Fraction(posting.amount)
             if posting.account == "customer":
                 books.owned[posting.unit] += Fraction(posting.amount)
+            if posting.account == "held":
+                books.held[posting.unit] += Fraction(posting.amount)
         must(not any(sums.values()), "debits equal credits")
         self.entries[key] = entry
 
@@ -256,15 +280,16 @@ class Auditor:
             books.waiting.add(place)
             return
         books.waiting.discard(place)
-        entry = self.entries.get(key)
-        must(entry, "a waiting request is removed only once it is settled")
+        if isinstance(self.asked[place].logged.request, INTERNAL) and key not in self.entries:
+            return  # it found nothing to do
+        must(key in self.entries, "a waiting request is removed only once it is settled")
         must(key in self._told_in_log, "a waiting request is removed only once its result is told")
 
     # The end
 
     def finish(self) -> None:
         """Faults have stopped and the log was read to its end."""
-        wanted = {key for key, place in self._first.items() if not isinstance(self.asked[place].logged.request, DrainRequested)}
+        wanted = {key for key, place in self._first.items() if not isinstance(self.asked[place].logged.request, (DrainRequested, *INTERNAL))}
         must(wanted <= set(self.entries), "every acknowledged request has an entry")
         must(set(self.entries) == self.told == self._told_in_log, "every entry has its result")
         must(self._unreadable == self._lettered, "every unreadable record is a dead letter")
@@ -274,21 +299,33 @@ class Auditor:
 
     def _compare(self, username: str, requests: Iterable[LoggedRequest]) -> None:
         """The outcomes are those of the plain book that read the log once, undisturbed."""
-        book = Book()
+        book, done = Book(), set[str]()
         for logged in requests:
-            if isinstance(logged.request, DrainRequested):
+            if isinstance(logged.request, DrainRequested) or logged.request_id in done:
                 continue
+            entry = self.entries.get((username, logged.request_id))
+            mine = entry is not None and (entry.partition, entry.offset) == (logged.partition, logged.offset)
+            if isinstance(logged.request, INTERNAL) and not mine and self._at_fault(username):
+                continue  # one that fails is dropped, and asked again
             code = book.take(logged)
-            refusal = self.entries[username, logged.request_id].refusal
-            must((refusal.code if refusal else None) == code, "a request is settled as if nothing had ever failed")
+            if book.passed:
+                continue
+            done.add(logged.request_id)
+            if entry is None or not mine:
+                raise Wrong("a request is settled by the record that had something to do")
+            must((entry.refusal.code if entry.refusal else None) == code, "a request is settled as if nothing had ever failed")
+        kinds = {key[1]: entry.kind for key, entry in self.entries.items() if key[0] == username}
+        must({rid for rid, kind in kinds.items() if kind not in (PARKED, DRAIN)} == done, "a request that finds nothing to do leaves nothing")
         account = self.books[username].account
         if account is None:
             return
-        cash = account.cash.get("USD")
-        must(Fraction(cash.available if cash else 0) * 100 == book.cents, "cash is what it would be if nothing had ever failed")
+        cash = account.cash.get("USD") or CashLine()
+        must((Fraction(cash.available) * 100, Fraction(cash.held) * 100) == (book.cents, book.held_cents), "cash is as if nothing had ever failed")
         for asset_id, position in account.positions.items():
-            held = book.holdings[asset_id]
-            must((Fraction(position.available), Fraction(position.cost_basis) * 100) == (held.quantity, held.cost), "so are holdings and their cost")
+            had, now = book.holdings[asset_id], (position.available, position.held, position.cost_basis * 100)
+            must(tuple(map(Fraction, now)) == (had.quantity, had.held, had.cost), "so are holdings and their cost")
+        statuses = {order_id: order.status for order_id, order in self.books[username].orders.items()}
+        must(statuses == {order_id: order.status for order_id, order in book.orders.items()}, "so are orders")
 
 
 def _is_uuid(text: str) -> bool:

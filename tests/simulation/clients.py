@@ -1,10 +1,12 @@
-"""What users, doors and strangers put into the requests topic, by a run's chance: money, orders, repetitions, fences, and what nobody can read."""
+"""What users, doors, triggers and strangers put into the requests topic, by a run's chance: money, orders, repetitions, fences, and what nobody can read."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from random import Random
+from typing import Any
 
 from events.envelope import Envelope
 from schemas.market import AssetFacts, Quote
@@ -14,15 +16,26 @@ from schemas.requests import (
     DrainRequested,
     FenceRequested,
     LimitStamp,
+    OrderCancelRequested,
+    OrderExpiryReached,
     OrderPlaced,
+    OrderRevoked,
     OrderStamp,
+    OrderTriggered,
     Withdrawal,
     encode_request,
+    expiry_id,
+    order_id,
     request_id,
     request_type,
+    revocation_id,
+    trigger_id,
 )
 
 USERS = ("ann_00", "bob_00", "cat_00", "dan_00")
+WEIGHTS = (4, 3, 2, 1)
+PRICES = {1: Decimal("99.5"), 2: Decimal(45), 3: Decimal("3.333"), 4: Decimal(120)}
+"""The market's prices by their sequence."""
 Record = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 """Key, value and headers."""
 
@@ -33,11 +46,15 @@ class Clients:
     def __init__(self, chance: Random, begin: datetime) -> None:
         self._chance = chance
         self._begin = begin
+        self._orders: dict[str, list[str]] = {user: [] for user in USERS}
 
     def script(self, count: int) -> Iterator[tuple[str, Record]]:
         """Records with the username that decides their partition; a few of them twice in a row, as a door does that got no answer."""
         for number in range(count):
-            user = self._chance.choice(USERS)
+            user = self._chance.choices(USERS, WEIGHTS)[0]
+            if number < len(USERS):  # some money to begin with
+                yield USERS[number], _record(self._envelope(Deposit(USERS[number], Decimal(400), LimitStamp(Decimal(500))), f"first-{number}", USERS[number]))
+                continue
             record = self._poison(user, number) if self._chance.random() < 0.06 else self._record(user, number)
             yield user, record
             if self._chance.random() < 0.08:
@@ -50,8 +67,27 @@ class Clients:
     def _record(self, user: str, number: int) -> Record:
         """A request under a key of its own, or, often enough, under one that was used before."""
         key = str(self._chance.randrange(number + 1)) if self._chance.random() < 0.3 else str(number)
-        key, value, headers = _record(self._envelope(self._request(user), key, user))
-        return key, self._older(value) if self._chance.random() < 0.1 else value, headers
+        if self._orders[user] and self._chance.random() < 0.4:
+            return self._about(user, self._chance.choice(self._orders[user][-2:]), key)
+        request = self._request(user)
+        if isinstance(request, OrderPlaced):
+            self._orders[user].append(order_id(user, request.client_order_id or f"request/{request_id(user, key)}"))
+        name, value, headers = _record(self._envelope(request, key, user))
+        return name, self._older(value) if self._chance.random() < 0.1 else value, headers
+
+    def _about(self, user: str, order: str, key: str) -> Record:
+        """A request about an order: its owner's, or one from inside, whose id follows from what it is."""
+        match self._chance.choice(["cancel", "trigger", "trigger", "trigger", "expiry", "expiry", "revocation"]):
+            case "trigger":
+                sequence = self._chance.choice(sorted(PRICES))
+                request, rid = OrderTriggered(user, order, PRICES[sequence], sequence), trigger_id(order, sequence)
+            case "expiry":
+                request, rid = OrderExpiryReached(user, order), expiry_id(order)
+            case "revocation":
+                request, rid = OrderRevoked(user, order, "asset-inactive"), revocation_id(order, "asset-inactive")
+            case _:
+                request, rid = OrderCancelRequested(user, order), request_id(user, key)
+        return _record(replace(self._envelope(request, key, user), id=rid))
 
     def _envelope(self, request: AccountRequest, key: str, subject: str) -> Envelope:
         return Envelope(
@@ -100,24 +136,34 @@ class Clients:
 
     def _request(self, user: str) -> AccountRequest:
         chance = self._chance
-        match chance.choice(["deposit", "deposit", "withdrawal", "buy", "buy", "sell", "fence"]):
+        match chance.choice(["deposit", "deposit", "deposit", "withdrawal", "buy", "buy", "sell", "fence", "wait", "wait", "wait"]):
             case "deposit":
-                return Deposit(user, Decimal(chance.choice(["100.00", "250", "0.01", "0.001"])), LimitStamp(Decimal(500)))
+                return Deposit(user, Decimal(chance.choice(["100.00", "250", "250", "0.01", "0.001"])), LimitStamp(Decimal(500)))
             case "withdrawal":
                 return Withdrawal(user, Decimal(chance.choice(["30.00", "100", "0.01"])), LimitStamp(Decimal(150)))
             case "fence":
                 return FenceRequested(user)
+            case "wait":
+                return self._waiting(user)
             case side:
-                return self._order(user, side)
+                return self._order(user, f"market_{side}")
 
-    def _order(self, user: str, side: str) -> OrderPlaced:
+    def _waiting(self, user: str) -> OrderPlaced:
+        """An order with a price of its own."""
         chance = self._chance
-        until = self._begin + timedelta(seconds=chance.choice([5, 600]))
-        quote = Quote(Decimal(chance.choice(["3.333", "50", "99.999999"])), 1, self._begin, until)
+        order = self._order(user, chance.choice(["limit_buy", "limit_buy", "limit_buy", "limit_sell", "stop_loss_sell", "take_profit_sell"]))
+        force: Any = chance.choice(["gtc", "gtc", "gtd", "gtd", "day", "ioc"])
+        ends = self._begin + timedelta(seconds=chance.choice([2, 6, 9])) if force == "gtd" else None
+        return replace(order, price=Decimal(chance.choice(["40", "50", "99"])), time_in_force=force, expires_at=ends)
+
+    def _order(self, user: str, kind: str) -> OrderPlaced:
+        chance = self._chance
+        until = self._begin + timedelta(seconds=chance.choice([5, 600, 600]))
+        quote = Quote(Decimal(chance.choice(["3.333", "50", "99.999999"])), chance.choice([1, 2]), self._begin, until)
         stamp = OrderStamp(quote, AssetFacts(8, Decimal("0.1"), True, chance.choice([0, 10])), Decimal(1000))
         name = chance.choice([None, None, "mine", "yours"])
-        quantity = Decimal(chance.choice(["0.1", "1", "1.5", "0.33333333"]))
-        return OrderPlaced(user, chance.choice(["BTC", "ETH"]), f"market_{side}", quantity, stamp, client_order_id=name)  # type: ignore[arg-type]
+        quantity = Decimal(chance.choice(["0.1", "0.5", "1", "0.33333333"]))
+        return OrderPlaced(user, chance.choice(["BTC", "BTC", "ETH"]), kind, quantity, stamp, client_order_id=name)  # type: ignore[arg-type]
 
 
 def _record(envelope: Envelope) -> Record:

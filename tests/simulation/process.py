@@ -51,7 +51,9 @@ class StoreClient:
     def _hold(self, operation: str, arguments: Mapping[str, Any]) -> set[str]:
         """The accounts that a call writes."""
         if operation == "batch_get_item":
-            self._unsure -= {key["pk"]["S"] for asked in arguments["RequestItems"].values() for key in asked["Keys"]}
+            asked = [key for part in arguments["RequestItems"].values() for key in part["Keys"]]
+            self._unsure -= {key["pk"]["S"] for key in asked if key["sk"]["S"] == ACCOUNT_SK}
+            must(not {key["pk"]["S"] for key in asked} & self._unsure, "after a call without an answer an account is read before its orders")
         if operation != "transact_write_items":
             return set()
         actions = [next(iter(action.values())) for action in arguments["TransactItems"]]

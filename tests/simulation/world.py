@@ -28,7 +28,7 @@ from tests.simulation.virtual import Timeline
 
 PARTITIONS = 2
 SLOTS = ("0", "1")
-REQUESTS = 24
+REQUESTS = 32
 SPREAD_S = 12.0
 """Time over which the requests come."""
 BURST_S = 0.05
@@ -104,8 +104,10 @@ class World:
 
     def _play(self) -> None:
         bursts = [self.chance.random() * SPREAD_S for _ in range(self.chance.choice((2, 5, 10)))]
-        for user, record in self.clients.script(REQUESTS):
-            self.timeline.call_later(self.chance.choice(bursts) + self.chance.random() * BURST_S, self.ask, user, record)
+        script = list(self.clients.script(REQUESTS))
+        times = sorted(self.chance.choice(bursts) + self.chance.random() * BURST_S for _ in script)
+        for at, (user, record) in zip(times, script, strict=True):
+            self.timeline.call_later(at, self.ask, user, record)
         for slot in SLOTS:
             self.timeline.call_later(self.chance.random(), self.start, slot)
         self.timeline.call_later(self.faults.plan(), self._calm_down)
