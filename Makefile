@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 CODE := command_api query_api processors events schemas infra ops tests bench
 
-.PHONY: help up down status logs demo test check bench soak fmt lock clean
+.PHONY: help up down status logs demo test check bench market soak fmt lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ check: $(READY) ## Lint, format, types, import rules
 bench: $(READY) ## Measure throughput and latency
 	$(BIN)/python -m bench $(ARGS)
 
+market: $(READY) ## Draw the made-up market and print its statistics
+	$(BIN)/python -m bench.market $(ARGS)
+
 MINUTES ?= 15
 soak: $(READY) ## Kill, pause and cut everything under load, then audit the books (MINUTES=15)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
@@ -58,6 +61,7 @@ lock: $(READY) ## Bring the lock files up to date with pyproject.toml
 	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
 	cp requirements.lock infra/deploy/requirements-runtime.lock
 	$(COMPILE) --extra telemetry --no-annotate pyproject.toml -o infra/deploy/requirements-runtime.lock
+	echo "matplotlib>=3.10" | $(COMPILE) - -o bench/plot.lock
 
 clean: ## Stop the system; remove .venv, .local and what tools cached here
 	@if [ -x $(BIN)/cnop ]; then $(BIN)/cnop down; fi

@@ -16,7 +16,7 @@ from schemas.money import CURRENCY_SCALES, ZERO
 
 SCALE_MAX: Final = 18
 ASSET_ID_PATTERN: Final = r"[A-Z0-9]{1,10}"
-_FIELDS: Final = frozenset(field.name for field in fields(Asset))
+_FIELDS: Final = tuple(field.name for field in fields(Asset))
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
@@ -75,9 +75,12 @@ def _checked(row: object) -> Asset:
     """ValueError with the field's name and the rule."""
     if not isinstance(row, dict):
         raise ValueError("is not an object")  # noqa: TRY004 - told with file and line like any other broken rule
-    unknown = sorted(set(row) - _FIELDS)
+    unknown = sorted(set(row) - set(_FIELDS))
     if unknown:
         raise ValueError(f"{unknown[0]}: is not a field of an asset")
+    missing = [name for name in _FIELDS if name not in row]
+    if missing:
+        raise ValueError(f"{missing[0]}: Field required")
     try:
         asset = asset_adapter().validate_python(row)
     except ValidationError as error:

@@ -5,7 +5,7 @@ it has nothing; each process keeps what it read for at most `MEMORY_S`.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from types import MappingProxyType
@@ -16,7 +16,9 @@ from botocore.exceptions import ClientError
 from prometheus_client import Counter
 
 from infra.cache_client import Cache, CacheUnavailable, Call, Script
+from infra.candles import put_ended, read_running
 from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code, from_item, to_attribute, to_item
+from schemas.candles import Priced, begun
 from schemas.market import Asset, PriceChanged, UnreadableMarketEvent, asset_adapter, decode_asset, decode_price, encode_asset, encode_price, price_adapter
 from schemas.money import EXACT, significant_scale
 from schemas.tables import ASSETS_PK, MARKET, PRICES_PK
@@ -68,7 +70,7 @@ class MarketSnapshot:
 
 
 class MarketStore:
-    """Assets and latest prices in DynamoDB. Reads are consistent. DynamoUnavailable for a passing fault."""
+    """Assets, latest prices, and the writes of candles, in DynamoDB. Reads are consistent. DynamoUnavailable for a passing fault."""
 
     def __init__(self, dynamo: Dynamo) -> None:
         self._dynamo = dynamo
@@ -79,7 +81,11 @@ class MarketStore:
 
     async def prices(self) -> dict[str, PriceChanged]:
         """The latest price of each asset by id."""
-        return {item["sk"]["S"]: price_adapter().validate_python(from_item(item)) for item in await self._all(PRICES_PK)}
+        return {item["sk"]["S"]: _read_price(item) for item in await self._all(PRICES_PK)}
+
+    async def latest(self) -> dict[str, Priced]:
+        """The latest price of each asset by id, with its running candles. A price that an earlier release stored without any begins them."""
+        return {item["sk"]["S"]: _read_priced(item) for item in await self._all(PRICES_PK)}
 
     async def list_asset(self, asset: Asset) -> Asset:
         """Put an asset, or bring the facts of one that is there up to date; what is stored then.
@@ -107,27 +113,31 @@ class MarketStore:
             raise
         return _read_asset(answer["Attributes"])
 
-    async def put_prices(self, prices: Sequence[PriceChanged]) -> list[PriceChanged]:
-        """Store the prices whose sequence is larger than the stored one's, and return them. A repetition after an unknown outcome returns them again."""
-        stored: list[PriceChanged] = []
-        for start in range(0, len(prices), ACTIONS_MAX):
-            stored += await self._put_together(prices[start : start + ACTIONS_MAX])
+    async def put_prices(self, prices: Sequence[Priced]) -> list[Priced]:
+        """Store the prices whose sequence is larger than the stored one's, each together with its candles, and return them.
+
+        A repetition after an unknown outcome returns them again.
+        """
+        stored: list[Priced] = []
+        for part in _parts(prices):
+            stored += await self._put_together(part)
         return stored
 
-    async def _put_together(self, prices: Sequence[PriceChanged]) -> Sequence[PriceChanged]:
+    async def _put_together(self, prices: Sequence[Priced]) -> Sequence[Priced]:
         """One transaction; without those that are behind it is tried again."""
         for _ in range(TRANSACTION_ATTEMPTS_MAX):
             if not prices:
                 return prices
             try:
-                await self._dynamo.call("transact_write_items", TransactItems=[_put_price(price) for price in prices])
+                await self._dynamo.call("transact_write_items", TransactItems=[action for priced in prices for action in _put_priced(priced)])
             except ClientError as error:
                 if error_code(error) != "TransactionCanceledException":
                     raise
                 codes = [reason.get("Code") for reason in error.response.get("CancellationReasons") or []]
-                if len(codes) != len(prices) or "ConditionalCheckFailed" not in codes:
+                if len(codes) != sum(map(_actions, prices)) or "ConditionalCheckFailed" not in codes:
                     raise DynamoUnavailable(f"transact_write_items: {sorted({str(code) for code in codes})}") from error
-                prices = [price for price, code in zip(prices, codes, strict=True) if code != "ConditionalCheckFailed"]
+                failed = iter(codes)
+                prices = [priced for priced in prices if "ConditionalCheckFailed" not in [next(failed) for _ in range(_actions(priced))]]
             else:
                 return prices
         raise DynamoUnavailable("transact_write_items: another market process writes the same prices")
@@ -328,23 +338,47 @@ def _facts(asset: Asset) -> dict[str, Any]:
     }
 
 
-def _put_price(price: PriceChanged) -> dict[str, Any]:
-    """An action that holds again for a repetition of itself: after an unknown outcome the caller repeats it."""
-    return {
-        "Put": {
-            "TableName": MARKET.name,
-            "Item": {**_key(PRICES_PK, price.asset_id), **to_item(price)},
-            "ConditionExpression": "attribute_not_exists(pk) OR #sequence < :sequence OR (#sequence = :sequence AND #price = :price AND #at = :at)",
-            "ExpressionAttributeNames": {"#sequence": "sequence", "#price": "price", "#at": "at"},
-            "ExpressionAttributeValues": {":sequence": to_attribute(price.sequence), ":price": to_attribute(price.price), ":at": to_attribute(price.at)},
-        }
+def _actions(priced: Priced) -> int:
+    return 1 + len(priced.ended)
+
+
+def _parts(prices: Iterable[Priced]) -> Iterator[list[Priced]]:
+    """Cut so that each part fits a transaction."""
+    part: list[Priced] = []
+    for priced in prices:
+        if sum(map(_actions, part)) + _actions(priced) > ACTIONS_MAX:
+            yield part
+            part = []
+        part.append(priced)
+    if part:
+        yield part
+
+
+def _put_priced(priced: Priced) -> list[dict[str, Any]]:
+    """Actions that hold again for a repetition of themselves: after an unknown outcome the caller repeats them. The price has the condition for all."""
+    price = priced.price
+    put = {
+        "TableName": MARKET.name,
+        "Item": {**_key(PRICES_PK, price.asset_id), **to_item(price), **to_item(priced.running)},
+        "ConditionExpression": "attribute_not_exists(pk) OR #sequence < :sequence OR (#sequence = :sequence AND #price = :price AND #at = :at)",
+        "ExpressionAttributeNames": {"#sequence": "sequence", "#price": "price", "#at": "at"},
+        "ExpressionAttributeValues": {":sequence": to_attribute(price.sequence), ":price": to_attribute(price.price), ":at": to_attribute(price.at)},
     }
+    return [{"Put": put}, *(put_ended(price.asset_id, ended) for ended in priced.ended)]
+
+
+def _read_price(item: Item) -> PriceChanged:
+    return price_adapter().validate_python(from_item(item))
+
+
+def _read_priced(item: Item) -> Priced:
+    price, running = _read_price(item), read_running(item)
+    return Priced(price, running) if running else begun(price)
 
 
 def _read_asset(item: Item) -> Asset:
-    asset = asset_adapter().validate_python(_NO_FACTS | from_item(item))
+    asset = asset_adapter().validate_python(from_item(item))
     return replace(asset, price_usd=at_scale(asset.price_usd, asset.price_scale))
 
 
 _FACTS: Final = tuple(name.name for name in fields(Asset))
-_NO_FACTS: Final[dict[str, Any]] = dict.fromkeys(_FACTS)

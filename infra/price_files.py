@@ -1,21 +1,23 @@
 """Files of a real price history, one for each asset: `BTC.csv` has rows of time, open, high, low and close, the oldest first.
 
-The first row names the columns, in any case; the time's is the first one, whatever its name. Other columns are passed over. A time is a date or
-a date and time of ISO 8601, in UTC where it has no offset; prices are decimals in the home currency, without an exponent.
+The first row names the columns, in any case; the time's is the first one, whatever its name. A column `volume`, in units of the asset, may be there;
+others are passed over. A time is a date or a date and time of ISO 8601, in UTC where it has no offset; prices and volumes are decimals without an
+exponent, prices in the home currency.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from schemas.market import Bar
-from schemas.money import read_decimal
+from schemas.candles import Candle
+from schemas.money import ZERO, read_decimal
 
 ROWS_MAX: Final = 1_000_000
 COLUMNS: Final = ("open", "high", "low", "close")
+VOLUME: Final = "volume"
 SUFFIX: Final = ".csv"
 
 
@@ -23,7 +25,7 @@ class PriceFileInvalid(ValueError):
     """A price file cannot be used; the text names the file, the line, the column and the rule."""
 
 
-def load_price_files(folder: Path) -> dict[str, tuple[Bar, ...]]:
+def load_price_files(folder: Path) -> dict[str, tuple[Candle, ...]]:
     """The bars of each file of a folder by asset id, which is the file's name. PriceFileInvalid; a folder without files is refused too."""
     paths = sorted(folder.glob(f"*{SUFFIX}"))
     if not paths:
@@ -31,7 +33,7 @@ def load_price_files(folder: Path) -> dict[str, tuple[Bar, ...]]:
     return {path.stem.upper(): load_price_file(path) for path in paths}
 
 
-def load_price_file(path: Path) -> tuple[Bar, ...]:
+def load_price_file(path: Path) -> tuple[Candle, ...]:
     """The bars of one file, two at least. PriceFileInvalid where it breaks a rule."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -43,12 +45,12 @@ def load_price_file(path: Path) -> tuple[Bar, ...]:
     return bars
 
 
-def _bars(name: str, rows: Iterator[list[str]]) -> Iterator[Bar]:
+def _bars(name: str, rows: Iterator[list[str]]) -> Iterator[Candle]:
     head = [column.strip().lower() for column in next(rows, [])]
     missing = [column for column in COLUMNS if column not in head[1:]]
     if missing:
         raise PriceFileInvalid(f"{name}, line 1: there is no column {', '.join(missing)}")
-    places = [head.index(column, 1) for column in COLUMNS]
+    places: dict[str, int] = {column: head.index(column, 1) for column in (*COLUMNS, VOLUME) if column in head[1:]}
     before: datetime | None = None
     for line, row in enumerate(rows, 2):
         if line > ROWS_MAX + 1:
@@ -65,9 +67,9 @@ def _bars(name: str, rows: Iterator[list[str]]) -> Iterator[Bar]:
         yield bar
 
 
-def _bar(row: list[str], places: list[int]) -> Bar:
-    prices = [_price(column, row[place] if place < len(row) else "") for column, place in zip(COLUMNS, places, strict=True)]
-    bar = Bar(_time(row[0]), *prices)
+def _bar(row: list[str], places: Mapping[str, int]) -> Candle:
+    figures = {column: _figure(column, row[place] if place < len(row) else "") for column, place in places.items()}
+    bar = Candle(_time(row[0]), **figures)
     if not bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high:
         raise ValueError("low, high: open and close must lie between them")
     return bar
@@ -81,11 +83,11 @@ def _time(text: str) -> datetime:
         raise ValueError("time: must be a date or a date and time of ISO 8601") from None
 
 
-def _price(column: str, text: str) -> Decimal:
+def _figure(column: str, text: str) -> Decimal:
     try:
-        price = read_decimal(text.strip())
+        figure = read_decimal(text.strip())
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from None
-    if price <= 0:
-        raise ValueError(f"{column}: must be above zero")
-    return price
+    if figure < ZERO if column == VOLUME else figure <= ZERO:
+        raise ValueError(f"{column}: must {'not be below' if column == VOLUME else 'be above'} zero")
+    return figure

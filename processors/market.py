@@ -1,15 +1,17 @@
 """The market process: lists the assets, and publishes a price of each at an interval.
 
 The table comes first, then the topic: a sequence that was published belongs to one price for ever, whatever stops the process in between.
-A second market process does no harm: the table takes each sequence once, and only who put it there publishes it.
+A second market process does no harm: the table takes each sequence once, and only who put it there publishes it. A price goes into the table together
+with its candles (`infra.candles`), so these are of the prices that the table took, all of them and no others. A process that starts publishes the latest
+prices once more: the one before it may have ended between table and topic.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 from functools import partial
+from types import MappingProxyType
 from typing import Final, Protocol, TypeVar
 from uuid import UUID, uuid5
 
@@ -23,6 +25,9 @@ from events.topics import ASSETS, PRICES
 from infra.clock import Clock, Ids
 from infra.dynamo import DynamoUnavailable
 from infra.market import MarketStore, at_scale
+from processors.figures import Hours, Past, figures_of, past_of
+from processors.prices import Tick
+from schemas.candles import Priced, begun, followed
 from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, Asset, PriceChanged, encode_asset, encode_price
 
 log = structlog.get_logger()
@@ -34,6 +39,9 @@ EVENT_NAMESPACE: Final = UUID("b1f3c1de-2a4e-5c0b-9d1c-5f0a6c7e8d21")
 """Namespace of event ids (RFC 9562, version 5): the same price or asset has the same id at every emission."""
 AT_ONCE_MAX: Final = 64
 """Calls to the store or the broker under way at one time."""
+PASTS_AT_ONCE: Final = 8
+"""Assets whose past is read at one time, once an hour each: the store has others to answer."""
+_NO_PASTS: Final[Mapping[str, Past]] = MappingProxyType({})
 ATTEMPTS_MAX: Final = 10
 RETRY_S_MAX: Final = 30.0
 RETRY_WAIT_S_MAX: Final = 2.0
@@ -45,6 +53,7 @@ UPDATE_S: Final = Histogram(
     "cnop_market_update_seconds", "Making, storing and publishing one round of prices", buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30)
 )
 PUBLISHED: Final = Counter("cnop_market_published_total", "Assets and prices published", ["type"])
+CANDLES: Final = Counter("cnop_market_candles_total", "Candles that ended and were stored", ["interval"])
 LAST_UPDATE: Final = Gauge(
     "cnop_market_last_update_timestamp_seconds", "When the last round of prices was complete on the topic; its age is the staleness of prices"
 )
@@ -61,30 +70,35 @@ class Publisher(Protocol):
 class PriceSource(Protocol):
     """Makes prices."""
 
-    def price(self, asset: Asset, latest: PriceChanged | None, at: datetime) -> Decimal:
-        """The asset's next price in the home currency, above zero, with at most the decimals of its prices. `latest` is what it follows."""
+    def tick(self, asset: Asset, latest: PriceChanged | None, at: datetime) -> Tick:
+        """The asset's next price in the home currency, above zero, with at most the decimals of its prices, and what was traded since `latest`."""
         ...
 
 
 class FixedPrices:
-    """Every price stays where it is; the first one is the starting price of the asset file."""
+    """Every price stays where it is, and nothing is traded; the first one is the starting price of the asset file."""
 
-    def price(self, asset: Asset, latest: PriceChanged | None, at: datetime) -> Decimal:  # noqa: ARG002 - a fixed price does not ask for the time
+    def tick(self, asset: Asset, latest: PriceChanged | None, at: datetime) -> Tick:  # noqa: ARG002 - a fixed price does not ask for the time
         """See `PriceSource`."""
-        return latest.price if latest else asset.price_usd
+        return Tick(latest.price if latest else asset.price_usd)
 
 
-async def run(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, prices: PriceSource, clock: Clock, ids: Ids, interval_s: float) -> None:
-    """List the assets, then publish prices now and after every interval, until cancelled.
+async def run(
+    assets: Sequence[Asset], store: MarketStore, hours: Hours, bus: Publisher, *, prices: PriceSource, clock: Clock, ids: Ids, interval_s: float
+) -> None:
+    """List the assets, then publish prices now and after every interval, until cancelled. `hours` is where the past of prices is read.
 
     What fails for a passing reason is tried again within bounds; after them the error ends the process, and its successor goes on from the table.
     """
     listed = await list_assets(assets, store, bus, clock=clock, ids=ids)
+    await publish_again(listed, store, bus, ids=ids)
+    pasts: dict[str, Past] = {}
     loop = asyncio.get_running_loop()
     due = loop.time()
     while True:
-        await publish_prices(listed, store, bus, source=prices, clock=clock, ids=ids)
+        stored = await publish_prices(listed, store, bus, source=prices, clock=clock, ids=ids, pasts=pasts)
         due = max(due + interval_s, loop.time())
+        await renew_pasts(pasts, stored, hours, until=due)
         await asyncio.sleep(due - loop.time())
 
 
@@ -107,17 +121,44 @@ async def list_assets(assets: Sequence[Asset], store: MarketStore, bus: Publishe
     return listed
 
 
-async def publish_prices(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, source: PriceSource, clock: Clock, ids: Ids) -> list[PriceChanged]:
-    """One round: the next price of each asset into the table, then onto the topic; the published prices."""
+async def publish_again(assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, ids: Ids) -> None:
+    """Publish each asset's latest price that the table has: with the same id and value as before, if it was published before."""
+    scales = {asset.asset_id: asset.price_scale for asset in assets}
+    update_id, latest = ids.new(), (await _retried(store.prices)).values()
+    prices = [replace(price, price=at_scale(price.price, scales[price.asset_id])) for price in latest if price.asset_id in scales]
+    await _each(partial(_published, bus, PRICES), [_price_event(price, update_id) for price in prices])
+
+
+async def publish_prices(
+    assets: Sequence[Asset], store: MarketStore, bus: Publisher, *, source: PriceSource, clock: Clock, ids: Ids, pasts: Mapping[str, Past] = _NO_PASTS
+) -> list[Priced]:
+    """One round: the next price of each asset into the table, with its candles, then onto the topic; the published prices."""
     with UPDATE_S.time():
-        latest = await _retried(store.prices)
+        latest = await _retried(store.latest)
         update_id, at = ids.new(), clock.now()
-        prices = [_next(asset, latest, source, at) for asset in assets]
+        prices = [_next(asset, latest.get(asset.asset_id), source, at, pasts.get(asset.asset_id)) for asset in assets]
         stored = await _retried(store.put_prices, prices)
-        await _each(partial(_published, bus, PRICES), [_price_event(price, update_id) for price in stored])
+        await _each(partial(_published, bus, PRICES), [_price_event(priced.price, update_id) for priced in stored])
     LAST_UPDATE.set(clock.now().timestamp())
+    for ended in (ended for priced in stored for ended in priced.ended):
+        CANDLES.labels(ended.interval).inc()
     log.info("prices published", request_id=update_id, prices=len(stored), behind=len(prices) - len(stored))
     return stored
+
+
+async def renew_pasts(pasts: dict[str, Past], stored: Iterable[Priced], hours: Hours, *, until: float) -> None:
+    """Read the pasts of the assets for which a new hour has begun, some at a time, until all are read or it is `until` by the loop's time.
+
+    Some are read each time, however late it is: the next round's figures go on without the others.
+    """
+    hour_of = {priced.price.asset_id: priced.running.hour.at for priced in stored}
+    due = [asset_id for asset_id, hour in hour_of.items() if asset_id not in pasts or pasts[asset_id].hour != hour]
+    for start in range(0, len(due), PASTS_AT_ONCE):
+        chunk = due[start : start + PASTS_AT_ONCE]
+        read = await _each(lambda asset_id: _retried(past_of, hours, asset_id, hour_of[asset_id]), chunk)
+        pasts.update(zip(chunk, read, strict=True))
+        if asyncio.get_running_loop().time() >= until:
+            return
 
 
 def asset_changed(asset: Asset, update_id: str, at: datetime) -> Envelope:
@@ -131,10 +172,12 @@ def _is_stored(asset: Asset, stored: Mapping[str, Asset]) -> bool:
     return there is not None and there == replace(asset, is_active=there.is_active)
 
 
-def _next(asset: Asset, latest: Mapping[str, PriceChanged], source: PriceSource, at: datetime) -> PriceChanged:
-    before = latest.get(asset.asset_id)
-    price = at_scale(source.price(asset, before, at), asset.price_scale)
-    return PriceChanged(asset.asset_id, price, before.sequence + 1 if before else 1, at)
+def _next(asset: Asset, latest: Priced | None, source: PriceSource, at: datetime, past: Past | None) -> Priced:
+    before = latest.price if latest else None
+    tick = source.tick(asset, before, at)
+    price = PriceChanged(asset.asset_id, at_scale(tick.price, asset.price_scale), before.sequence + 1 if before else 1, at, tick.volume)
+    priced = followed(latest, price) if latest else begun(price)
+    return replace(priced, price=replace(price, figures=figures_of(price, priced.running, latest, past)))
 
 
 def _asset_event(asset: Asset, before: Mapping[str, Asset], update_id: str, at: datetime) -> Envelope:

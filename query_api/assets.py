@@ -1,6 +1,6 @@
 """The inventory: the listed assets with their latest prices, for everybody.
 
-Figures are JSON numbers for display. Those of the last 24 hours, 7 and 30 days are null: no price history is kept yet.
+Figures are JSON numbers for display. What they are made of comes with each price: no history is read here.
 """
 
 import re
@@ -16,7 +16,8 @@ from litestar.params import Parameter
 
 from infra.http import PUBLIC, ProblemError
 from infra.market import MarketCache, MarketSnapshot
-from schemas.market import Asset, PriceChanged
+from schemas.instants import day_of
+from schemas.market import Asset, Figures, PriceChanged
 from schemas.money import share_down
 from schemas.views import AssetAnswer, AssetDetail, AssetPage, AssetView
 
@@ -80,7 +81,7 @@ async def list_assets(
     search: Annotated[str, Parameter(max_length=SEARCH_MAX, description="A part of the name or symbol, in any case")] = "",
 ) -> Response[bytes]:
     """The listed assets, by market capitalisation rank. `total_count` and `active_count` are of all that match, not of the page."""
-    return _answer(request, await inventory.page(limit=limit, active_only=active_only, search=search))
+    return answer(request, await inventory.page(limit=limit, active_only=active_only, search=search))
 
 
 @get(
@@ -95,7 +96,7 @@ async def get_asset(request: Request[Any, Any, Any], inventory: Inventory, asset
     detail = await inventory.detail(parse_asset_id(asset_id))
     if detail is None:
         raise ProblemError("not-found", "There is no such asset.")
-    return _answer(request, AssetAnswer(data=detail).model_dump_json().encode())
+    return answer(request, AssetAnswer(data=detail).model_dump_json().encode())
 
 
 ROUTES: Final = (list_assets, get_asset)
@@ -108,8 +109,8 @@ def parse_asset_id(text: str) -> str:
     return text.upper()
 
 
-def _answer(request: Request[Any, Any, Any], body: bytes) -> Response[bytes]:
-    """With an ETag; 304 where the caller has this body already (RFC 9110, section 13.1.2)."""
+def answer(request: Request[Any, Any, Any], body: bytes) -> Response[bytes]:
+    """A public answer with an ETag; 304 where the caller has this body already (RFC 9110, section 13.1.2)."""
     etag = f'"{sha256(body).hexdigest()[:32]}"'
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if etag in known or "*" in known:
@@ -128,6 +129,7 @@ def _rows(assets: Iterable[Asset], prices: Mapping[str, PriceChanged]) -> Iterab
 
 
 def _common(asset: Asset, price: PriceChanged | None) -> dict[str, Any]:
+    figures = price.figures if price else None
     return {
         "asset_id": asset.asset_id,
         "name": asset.name,
@@ -138,32 +140,45 @@ def _common(asset: Asset, price: PriceChanged | None) -> dict[str, Any]:
         "symbol": asset.symbol,
         "image": asset.image,
         "market_cap_rank": asset.market_cap_rank,
-        "price_change_percentage_24h": None,
+        "price_change_percentage_24h": _change(figures.price_24h_ago if figures else None, price),
         "market_cap": price.price * asset.circulating_supply if price and asset.circulating_supply is not None else None,
-        "total_volume_24h": None,
+        "total_volume_24h": figures.volume_24h if figures else None,
     }
 
 
 def _detail(asset: Asset, price: PriceChanged | None) -> AssetDetail:
+    figures = price.figures if price else None
+    day_ago = figures.price_24h_ago if figures else None
+    ath, ath_date, atl, atl_date = _extremes(asset, figures)
     return AssetDetail(
         **_common(asset, price),
         availability_status="available" if asset.is_active else "unavailable",
-        price_change_24h=None,
-        price_change_percentage_7d=None,
-        price_change_percentage_30d=None,
-        high_24h=None,
-        low_24h=None,
+        price_change_24h=price.price - day_ago if price and day_ago else None,
+        price_change_percentage_7d=_change(figures.price_7d_ago if figures else None, price),
+        price_change_percentage_30d=_change(figures.price_30d_ago if figures else None, price),
+        high_24h=figures.high_24h if figures else None,
+        low_24h=figures.low_24h if figures else None,
         circulating_supply=asset.circulating_supply,
         total_supply=asset.total_supply,
         max_supply=asset.max_supply,
-        ath=asset.ath,
-        ath_change_percentage=_change(asset.ath, price),
-        ath_date=asset.ath_date,
-        atl=asset.atl,
-        atl_change_percentage=_change(asset.atl, price),
-        atl_date=asset.atl_date,
+        ath=ath,
+        ath_change_percentage=_change(ath, price),
+        ath_date=ath_date,
+        atl=atl,
+        atl_change_percentage=_change(atl, price),
+        atl_date=atl_date,
         last_updated=price.at if price else None,
     )
+
+
+def _extremes(asset: Asset, figures: Figures | None) -> tuple[Decimal | None, str | None, Decimal | None, str | None]:
+    """The highest price ever and its day, and the lowest: the asset file's, or the history's where that goes beyond it."""
+    ath, ath_date, atl, atl_date = asset.ath, asset.ath_date, asset.atl, asset.atl_date
+    if figures and (ath is None or figures.highest > ath):
+        ath, ath_date = figures.highest, day_of(figures.highest_at)
+    if figures and (atl is None or figures.lowest < atl):
+        atl, atl_date = figures.lowest, day_of(figures.lowest_at)
+    return ath, ath_date, atl, atl_date
 
 
 def _change(since: Decimal | None, price: PriceChanged | None) -> Decimal | None:

@@ -1,13 +1,14 @@
 """Assets and their prices."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.instants import Instant
-from schemas.money import Amount
+from schemas.money import ZERO, Amount, Figure
 
 PRICE_CHANGED: Final = "cnop.market.PriceChanged.v1"
 ASSET_LISTED: Final = "cnop.market.AssetListed.v1"
@@ -36,31 +37,54 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """The prices of a stretch of time that begins at `at`."""
+class Figures:
+    """What a price is shown beside, out of the history of the asset's prices. All but `volume_24h` are prices of one whole unit in the home currency.
 
-    at: Instant
-    open: Amount
-    high: Amount
-    low: Amount
-    close: Amount
+    The last 24 hours are the 24 full hours before the running one, and that one; the price of 24 hours, 7 and 30 days ago is that at the beginning of an
+    hour, too. It is null where the history does not reach that far back; `high_24h`, `low_24h` and `volume_24h` (in the home currency) are of as much of
+    the time as there is. `highest` and `lowest` are of all prices ever.
+    """
+
+    high_24h: Figure
+    low_24h: Figure
+    volume_24h: Figure
+    highest: Figure
+    highest_at: Instant
+    lowest: Figure
+    lowest_at: Instant
+    price_24h_ago: Figure | None = None
+    price_7d_ago: Figure | None = None
+    price_30d_ago: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PriceChanged:
-    """The value of a record on the prices topic: price of one whole unit in the home currency."""
+    """The value of a record on the prices topic: price of one whole unit in the home currency.
+
+    `volume` is what was traded in the market since the price before it, in units of the asset. A field that is added has a default: records and items
+    without it are read for ever.
+    """
 
     asset_id: str
     price: Amount
     sequence: int
     at: Instant
+    volume: Figure = ZERO
+    figures: Figures | None = None
 
 
-@dataclass(frozen=True, slots=True)
+VOLATILITY: Final = Decimal("0.8")
+"""The volatility of an asset whose own is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
     """One listed asset as stored and published: the value of a record on the assets topic.
 
     Figures of supply are in whole units, `ath`/`atl` in the home currency. `price_usd` is the starting price.
+
+    Items and records of earlier releases are read for ever: a field that is added has a default, which is what they are read with until the market
+    process brings them up to date at its next start (`processors.market.list_assets`).
     """
 
     asset_id: str
@@ -68,20 +92,20 @@ class Asset:
     description: str
     category: str
     symbol: str
-    image: str | None
+    image: str | None = None
     market_cap_rank: int
-    circulating_supply: Amount | None
-    total_supply: Amount | None
-    max_supply: Amount | None
+    circulating_supply: Amount | None = None
+    total_supply: Amount | None = None
+    max_supply: Amount | None = None
     price_usd: Amount
-    ath: Amount | None
-    ath_date: str | None
-    atl: Amount | None
-    atl_date: str | None
+    ath: Amount | None = None
+    ath_date: str | None = None
+    atl: Amount | None = None
+    atl_date: str | None = None
     quantity_scale: int
     price_scale: int
     minimum_quantity: Amount
-    volatility: Amount
+    volatility: Amount = VOLATILITY
     is_active: bool
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from infra.cache_client import Cache
 from infra.market import ASSETS_KEY, PRICES_KEY, READS, MarketCache
+from schemas.candles import begun
 from schemas.market import PriceChanged
 from tests.fakes.clock import START
 from tests.valkey import free_port
@@ -32,7 +33,7 @@ async def listed(store, assets):
     """Three assets with a price each, in the table."""
     for asset in assets[:3]:
         await store.list_asset(asset)
-    await store.put_prices([_price(asset.asset_id, 7, str(asset.price_usd)) for asset in assets[:3]])
+    await store.put_prices([begun(_price(asset.asset_id, 7, str(asset.price_usd))) for asset in assets[:3]])
     return list(assets[:3])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import httpx
@@ -13,8 +14,9 @@ from infra.http import API, Health, build_app
 from infra.market import ASSETS_KEY, PRICES_KEY, MarketCache
 from processors.market import FixedPrices, list_assets, publish_prices
 from query_api.assets import ROUTES, Inventory
+from schemas.market import Figures
 from schemas.views import AssetAnswer, AssetDetail, AssetPage, AssetView
-from tests.fakes.clock import FakeClock, FakeIds
+from tests.fakes.clock import START, FakeClock, FakeIds
 
 
 class Nowhere:
@@ -64,7 +66,7 @@ async def test_the_list_comes_by_rank(door, path):
         "price_usd": 50000.0,
         "market_cap": 50000.0 * 19_950_000,
         "price_change_percentage_24h": None,
-        "total_volume_24h": None,
+        "total_volume_24h": 0.0,
         "image": None,
     }
 
@@ -120,9 +122,41 @@ async def test_one_asset_in_any_case(door, path):
         "ath_change_percentage": -60.3427,
         "atl": 67.81,
         "circulating_supply": 19950000.0,
-        "high_24h": None,
+        "high_24h": 50000.0,
+        "price_change_24h": None,
         "last_updated": "2026-11-25T08:00:00.000Z",
     }
+
+
+async def test_figures_come_with_the_price(door, market, assets):
+    """Changes are from the older prices to this one; the file's extremes give way to higher and lower ones, with their day."""
+    sol = next(asset for asset in assets if asset.asset_id == "SOL")
+    before, later = await market.price("SOL"), START + timedelta(days=1)
+    amounts = [Decimal(text) for text in ("120", "80", "5000.25", "999", "0.01")]
+    high, low, volume, highest, lowest = amounts
+    figures = Figures(high, low, volume, highest, later, lowest, START, Decimal(80), Decimal(200))
+    await market.put_price(replace(before, price=Decimal(100), sequence=before.sequence + 1, at=later, figures=figures))
+    data = (await door.get("/assets/SOL")).json()["data"]
+    assert data == data | {
+        "price_usd": 100.0,
+        "price_change_24h": 20.0,
+        "price_change_percentage_24h": 25.0,
+        "price_change_percentage_7d": -50.0,
+        "price_change_percentage_30d": None,
+        "high_24h": 120.0,
+        "low_24h": 80.0,
+        "total_volume_24h": 5000.25,
+        "ath": 999.0,
+        "ath_date": "2026-11-26",
+        "ath_change_percentage": -89.99,
+        "atl": 0.01,
+        "atl_date": "2026-11-25",
+        "atl_change_percentage": 999900.0,
+        "last_updated": "2026-11-26T08:00:00.000Z",
+    }
+    assert sol.ath is None or sol.ath < 999
+    rows = (await door.get("/assets?search=sol")).json()["data"]
+    assert next(row for row in rows if row["asset_id"] == "SOL")["price_change_percentage_24h"] == 25.0
 
 
 async def test_an_asset_without_a_price_is_shown_without_it(door, assets):

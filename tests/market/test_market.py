@@ -9,8 +9,10 @@ import pytest
 from events.bus import OutcomeUnknown
 from events.envelope import read
 from events.topics import ASSETS, PRICES
-from processors.market import SOURCE, FixedPrices, asset_changed, list_assets, publish_prices, run
+from processors.market import SOURCE, FixedPrices, asset_changed, list_assets, publish_again, publish_prices, run
+from processors.prices import Tick
 from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, decode_asset, decode_price
+from tests.fakes.candles import MemoryCandles
 from tests.fakes.clock import START, FakeClock, FakeIds
 
 
@@ -39,8 +41,8 @@ class Topics:
 class RisingPrices:
     """Doubles every price: the second implementation of the seam."""
 
-    def price(self, asset, latest, at):
-        return latest.price * 2 if latest else asset.price_usd
+    def tick(self, asset, latest, at):
+        return Tick(latest.price * 2 if latest else asset.price_usd, Decimal(3))
 
 
 class Broken:
@@ -132,12 +134,12 @@ async def test_a_round_publishes_a_price_of_every_asset(store, assets, topics, o
     first = await publish_prices(assets, store, topics, source=FixedPrices(), **ours)
     second = await publish_prices(assets, store, topics, source=FixedPrices(), **ours)
     events = topics.of(PRICES)
-    assert [decode_price(event.value) for event in events] == first + second
+    assert [decode_price(event.value) for event in events] == [priced.price for priced in first + second]
     assert {(event.type, event.sequence) for event in events} == {(PRICE_CHANGED, 1), (PRICE_CHANGED, 2)}
-    assert [str(price.price) for price in second] == [str(asset.price_usd.quantize(Decimal(1).scaleb(-asset.price_scale))) for asset in assets]
+    assert [str(priced.price.price) for priced in second] == [str(asset.price_usd.quantize(Decimal(1).scaleb(-asset.price_scale))) for asset in assets]
     assert len({event.id for event in events}) == 500
     assert events[0].time == START
-    assert await store.prices() == {price.asset_id: price for price in second}
+    assert await store.latest() == {priced.price.asset_id: priced for priced in second}
 
 
 async def test_a_death_between_table_and_topic_never_reuses_a_sequence(store, assets, topics, ours):
@@ -145,7 +147,33 @@ async def test_a_death_between_table_and_topic_never_reuses_a_sequence(store, as
     with pytest.raises(ExceptionGroup):
         await publish_prices(assets[:5], store, Broken(), source=RisingPrices(), **ours)
     published = await publish_prices(assets[:5], store, topics, source=RisingPrices(), **ours)
-    assert [(price.sequence, price.price) for price in published] == [(2, 2 * asset.price_usd) for asset in assets[:5]]
+    assert [(priced.price.sequence, priced.price.price) for priced in published] == [(2, 2 * asset.price_usd) for asset in assets[:5]]
+
+
+async def test_a_start_publishes_what_a_death_kept_from_the_topic(store, assets, ours):
+    """A price that the table took is on the topic before its successor; one that is there already comes again as it was, to the byte."""
+    topics = Topics(wanted=10)
+    clock, source = ours["clock"], RisingPrices()
+    before = await publish_prices(assets[:5], store, topics, source=source, **ours)
+    clock.advance(60)
+    with pytest.raises(ExceptionGroup):
+        await publish_prices(assets[:2], store, Broken(), source=source, **ours)
+    again = Topics(wanted=5)
+    await publish_again(assets[:5], store, again, ids=ours["ids"])
+    told = {event.subject: event for event in again.of(PRICES)}
+    assert {name: event.sequence for name, event in told.items()} == {asset.asset_id: 2 if asset in assets[:2] else 1 for asset in assets[:5]}
+    first = {event.subject: event for event in topics.of(PRICES)}
+    for priced in before[2:]:
+        name = priced.price.asset_id
+        assert (told[name].id, told[name].value, told[name].time) == (first[name].id, first[name].value, first[name].time)
+    clock.advance(60)
+    starting = Topics(wanted=10)
+    running = asyncio.create_task(run(assets[:5], store, MemoryCandles(), starting, prices=source, interval_s=60, **ours))
+    await asyncio.wait_for(starting.enough.wait(), 20)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [event.sequence for event in starting.of(PRICES) if event.subject == "BTC"] == [2, 3]
 
 
 async def test_two_processes_publish_each_sequence_with_one_price(store, assets, topics, ours):
@@ -175,7 +203,7 @@ async def test_an_unacknowledged_event_is_published_again(store, assets, ours):
 async def test_the_process_lists_then_publishes_at_its_interval(store, assets, ours):
     """Assets before prices at the start, then a round after each interval until it is stopped."""
     topics = Topics(wanted=9)
-    running = asyncio.create_task(run(assets[:3], store, topics, prices=FixedPrices(), interval_s=0.01, **ours))
+    running = asyncio.create_task(run(assets[:3], store, MemoryCandles(), topics, prices=FixedPrices(), interval_s=0.01, **ours))
     await asyncio.wait_for(topics.enough.wait(), 20)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -187,4 +215,4 @@ async def test_the_process_lists_then_publishes_at_its_interval(store, assets, o
 async def test_a_fault_that_does_not_pass_ends_the_process(store, assets, ours):
     """Nothing is swallowed."""
     with pytest.raises(ExceptionGroup):
-        await run(assets[:3], store, Broken(), prices=FixedPrices(), interval_s=60, **ours)
+        await run(assets[:3], store, MemoryCandles(), Broken(), prices=FixedPrices(), interval_s=60, **ours)

@@ -25,7 +25,8 @@ def walked(asset: Asset, *, seed: int = 7, steps: int = STEPS, step_s: int = STE
     for _ in range(steps):
         before = prices[-1] if prices else None
         at = before.at + timedelta(seconds=step_s) if before else START
-        prices.append(PriceChanged(asset.asset_id, source.price(asset, before, at), before.sequence + 1 if before else 1, at))
+        tick = source.tick(asset, before, at)
+        prices.append(PriceChanged(asset.asset_id, tick.price, before.sequence + 1 if before else 1, at, tick.volume))
     return prices
 
 
@@ -102,3 +103,15 @@ def test_the_time_of_day_is_no_matter_of_zones() -> None:
     """Prices go by moments, not by clocks on walls."""
     at = datetime.fromisoformat("2026-11-25T12:00:00+00:00")
     assert regime(7, at) == regime(7, datetime.fromisoformat("2026-11-25T14:00:00+02:00"))
+
+
+def test_more_is_traded_where_prices_move(bitcoin: list[PriceChanged]) -> None:
+    """A few per cent of the supply a day, never nothing, with the decimals of quantities, and the more the further the price moves; the first has none."""
+    asset, volumes = ASSETS["BTC"], [price.volume for price in bitcoin[1:]]
+    assert bitcoin[0].volume == 0 < min(volumes)
+    a_day = sum(volumes) / len(volumes) * (86_400 // STEP_S) / asset.circulating_supply
+    assert Decimal("0.01") < a_day < Decimal("0.06")
+    assert {volume.as_tuple().exponent for volume in volumes} == {-asset.quantity_scale}
+    assert correlation([float(volume) for volume in volumes], [abs(move) for move in moves(bitcoin)]) > 0.5
+    unknown = replace(asset, circulating_supply=None)
+    assert {price.volume for price in walked(unknown, steps=10)} == {0}

@@ -1,19 +1,28 @@
 """The market table on a real engine."""
 
-from dataclasses import replace
+import json
+from dataclasses import MISSING, fields, replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.market import ACTIONS_MAX, MarketStore
-from schemas.market import PriceChanged
-from tests.fakes.clock import START
+from processors.market import list_assets
+from schemas.candles import Priced, begun, followed
+from schemas.market import VOLATILITY, Asset, PriceChanged, asset_adapter, decode_asset
+from schemas.tables import ASSETS_PK, MARKET
+from tests.fakes.bus import FakeBus
+from tests.fakes.clock import START, FakeClock, FakeIds
 from tests.valkey import free_port
 
+COLOUR = {"ExpressionAttributeValues": {":c": {"S": "red"}}}
+"""A field of a later release, which this one passes over."""
 
-def _price(asset_id: str, sequence: int, price: str = "1.5") -> PriceChanged:
-    return PriceChanged(asset_id, Decimal(price), sequence, START)
+
+def _price(asset_id: str, sequence: int, price: str = "1.5") -> Priced:
+    return begun(PriceChanged(asset_id, Decimal(price), sequence, START))
 
 
 async def test_what_was_listed_is_read_again(store, assets):
@@ -33,7 +42,8 @@ async def test_the_whole_file_fits(store, assets):
     assert len(prices) > 2 * ACTIONS_MAX
     assert await store.put_prices(prices) == prices
     assert len(await store.assets()) == 250
-    assert await store.prices() == {price.asset_id: price for price in prices}
+    assert await store.latest() == {priced.price.asset_id: priced for priced in prices}
+    assert await store.prices() == {priced.price.asset_id: priced.price for priced in prices}
 
 
 async def test_an_operators_deactivation_outlives_the_file(store, assets):
@@ -64,11 +74,47 @@ async def test_a_repeated_put_counts_as_stored(store):
     assert await store.put_prices(prices) == prices
 
 
-async def test_an_asset_of_an_older_release_is_still_read(store, dynamo, assets):
-    """Fields that an item does not have are null where they may be."""
-    await store.list_asset(assets[0])
-    stored = (await store.assets())["BTC"]
-    assert stored.image is None
+async def test_prices_with_the_candles_they_end_fit_too(store):
+    """A transaction takes fewer prices then; those that are behind are left out with all their candles, and only those."""
+    names = [f"A{number}" for number in range(60)]
+    first = await store.put_prices([_price(name, 1) for name in names])
+    await store.put_prices([_price("A7", 2, "7")])
+    tomorrow = START + timedelta(days=1)
+    later = [followed(before, PriceChanged(before.price.asset_id, Decimal(9), 2, tomorrow)) for before in first]
+    assert sum(len(priced.ended) for priced in later) + len(later) > 2 * ACTIONS_MAX
+    assert [priced.price.asset_id for priced in await store.put_prices(later)] == [name for name in names if name != "A7"]
+    assert (await store.latest())["A7"] == _price("A7", 2, "7")
+
+
+FIRST_RELEASE = {"asset_id", "name", "description", "category", "symbol", "market_cap_rank", "price_usd", "quantity_scale", "price_scale", "minimum_quantity"}
+
+
+def test_a_field_that_is_added_to_an_asset_has_a_default():
+    """Items and records of an earlier release do not have it."""
+    needed = {field.name for field in fields(Asset) if field.default is MISSING}
+    assert needed == FIRST_RELEASE | {"is_active"}
+
+
+async def test_an_asset_of_an_earlier_release_is_read_and_brought_up_to_date(store, dynamo, assets):
+    """Without a field that it did not know it has that field's default, in the table and on the topic; the next start writes what the file has.
+
+    What an operator decided stays. An asset that has left the file stays readable.
+    """
+    for asset in assets[:2]:
+        await store.list_asset(asset)
+        await store.set_active(asset.asset_id, is_active=False)
+        key = {"pk": {"S": ASSETS_PK}, "sk": {"S": asset.asset_id}}
+        await dynamo.call("update_item", TableName=MARKET.name, Key=key, UpdateExpression="REMOVE volatility, atl, atl_date SET colour = :c", **COLOUR)
+    old = replace(assets[0], volatility=VOLATILITY, atl=None, atl_date=None, is_active=False)
+    assert (await store.assets())["BTC"] == old != assets[0]
+    record = {name: value for name, value in json.loads(asset_adapter().dump_json(old)).items() if name not in ("volatility", "atl", "atl_date")}
+    assert decode_asset(json.dumps(record).encode()) == old
+    bus = FakeBus()
+    listed = await list_assets(assets[:1], store, bus, clock=FakeClock(), ids=FakeIds())
+    assert {asset.asset_id: asset for asset in listed} == await store.assets()
+    assert (await store.assets())["BTC"] == replace(assets[0], is_active=False)
+    assert (await store.assets())["ETH"].volatility == VOLATILITY
+    assert {envelope.subject: decode_asset(envelope.value) for _, envelope in bus.log} == await store.assets()
 
 
 async def test_a_store_that_is_away_is_told_as_such():
