@@ -29,9 +29,9 @@ from infra.replies import Replies, TooManyWaiters, Waiter
 from schemas.commands import FENCED, answer_of, command_id, command_view, read_command_id, refusal_of
 from schemas.ledger import Entry
 from schemas.problems import FieldError
-from schemas.requests import AccountRequest, FenceRequested, canonical, encode_request, request_id, request_type
+from schemas.requests import AccountRequest, FenceRequested, OrderCancelRequested, canonical, encode_request, request_id, request_type
 from schemas.results import Result
-from schemas.views import CommandView, consistency_token
+from schemas.views import CommandView, consistency_token, order_view
 
 log = structlog.get_logger()
 
@@ -49,6 +49,9 @@ LOOK_S_MAX: Final = 1.0
 COMMAND_ID: Final = "Command-Id"
 CONSISTENCY_TOKEN: Final = "Consistency-Token"  # noqa: S105 - a header's name
 REPLAYED: Final = "Idempotent-Replayed"
+_MADE, _CHANGED = 201, 200
+_POINTERS: Final = {"order_id": "#/path/order_id"}
+"""What a request names outside of its body."""
 
 ACCEPTED: Final = Counter("cnop_requests_accepted_total", "Requests acknowledged by the log", ["type"])
 OUTCOMES: Final = Counter("cnop_outcomes_total", "Answers to requests that were sent: settled, pending, or the code of the refusal", ["type", "code"])
@@ -131,7 +134,7 @@ class Door:
         self._wait_s = wait_s
 
     async def submit(self, call: Call, request: R, stamped: Callable[[R], Awaitable[R]] | None = None) -> Response[Any]:
-        """201 with what was done, once that is settled and visible; 202 with the command where the wait ended before.
+        """201 with what was made (200 with what was changed), once that is settled and visible; 202 with the command where the wait ended before.
 
         The same call again answers the same, from the ledger, without being sent. `stamped` adds what the door knows, where that may fail or
         have changed since the first call: it is asked for what is sent only. Raises the problem of a refusal, of a key that was used for
@@ -292,8 +295,10 @@ def _answer(command: Command, outcome: Outcome, *, replayed: bool = False) -> Re
         raise ProblemError("idempotency-key-reused", detail, errors=differences, headers=headers, extensions={"command_id": command.command_id})
     refusal = refusal_of(outcome)
     if refusal:
-        raise ProblemError(refusal.code, refusal.detail, pointer=refusal.pointer, headers=headers, extensions={"command_id": command.command_id})
-    return Response(answer_of(outcome), status_code=201, headers=headers)
+        order = {"order": order_view(refusal.order).model_dump(mode="json")} if refusal.order else {}
+        extensions = {"command_id": command.command_id, **order}
+        raise ProblemError(refusal.code, refusal.detail, pointer=refusal.pointer, headers=headers, extensions=extensions)
+    return Response(answer_of(outcome), status_code=_CHANGED if isinstance(command.request, OrderCancelRequested) else _MADE, headers=headers)
 
 
 def _pending(command: Command, *, waits: bool) -> Response[Any]:
@@ -330,7 +335,7 @@ def _differences(asked: Mapping[str, str], first: Mapping[str, str]) -> list[Fie
     names = [name for name in {**asked, **first} if asked.get(name) != first.get(name)]
     if "type" in names:
         return [FieldError(pointer="#/path", detail=f"the first request with this key was a {first.get('type')}")]
-    return [FieldError(pointer=f"/{name}", detail="differs from the first request with this key") for name in names]
+    return [FieldError(pointer=_POINTERS.get(name, f"/{name}"), detail="differs from the first request with this key") for name in names]
 
 
 def _code(outcome: Outcome | None) -> str:

@@ -18,7 +18,7 @@ from events.bus import OutcomeUnknown, Unavailable
 from events.topics import ASSETS, BrokerError
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import DynamoUnavailable
-from infra.market import MarketStore, at_scale
+from infra.market import MEMORY_S, MarketStore, at_scale
 from ops.client import API
 from ops.operator import err, out, print_rows, publisher, stopped, store
 from ops.target import HomeDir, NoTarget, Url, find
@@ -111,7 +111,10 @@ async def change(machines: Machines, ids: Sequence[str], clock: Clock, new: Ids,
 
 
 async def shown(client: httpx.AsyncClient, changed: Sequence[Asset], *, within_s: float = SHOWN_S) -> bool:
-    """Whether the API at the client's base address shows these assets as they are, within a bound."""
+    """Whether the API at the client's base address shows these assets as they are, within a bound; every door does then.
+
+    What one door shows is in the cache that all of them read again after `MEMORY_S`.
+    """
     loop = asyncio.get_running_loop()
     deadline, waiting = loop.time() + within_s, list(changed)
     while waiting and loop.time() < deadline:
@@ -119,6 +122,7 @@ async def shown(client: httpx.AsyncClient, changed: Sequence[Asset], *, within_s
             waiting.pop(0)
         else:
             await asyncio.sleep(POLL_S)
+    await asyncio.sleep(MEMORY_S)
     return not waiting
 
 

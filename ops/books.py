@@ -1,4 +1,7 @@
-"""The proof that the books add up, from the ledger alone: every leg of every journal entry of some users, folded again and compared."""
+"""The proof that the books add up, from the ledger alone: every leg of every journal entry of some users, folded again and compared.
+
+Legs of `customer` sum to what a user can dispose of, legs of `held` to what open orders hold.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -8,19 +11,20 @@ from decimal import Decimal
 from typing import Final
 
 from infra.ledger import LedgerReads
-from schemas.ledger import Account, Entry
-from schemas.money import CURRENCY_SCALES, ZERO, exact, plain
+from schemas.ledger import Account, CashLine, Entry, House, Order, Position
+from schemas.money import CURRENCY_SCALES, HOME_CURRENCY, ZERO, exact, plain
 
 PAGE: Final = 100
 USERS_AT_ONCE: Final = 8
+_OWNED: Final = ("customer", "held")
 
-Holdings = Mapping[str, Decimal]
-"""All that a user owns, free or held, by currency and asset."""
+Owned = Mapping[tuple[House, str], Decimal]
+"""What a user owns, by `customer` (free) or `held`, and by currency or asset."""
 
 
 @dataclass(slots=True)
 class Books:
-    """The sum of all legs by unit and account (`customer`, `world`, `market`, `fees`), and everything that does not fit, in words."""
+    """The sum of all legs by unit and account (`customer`, `held`, `world`, `market`, `fees`), and everything that does not fit, in words."""
 
     legs: dict[str, dict[str, Decimal]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(lambda: ZERO)))
     entries: int = 0
@@ -32,11 +36,12 @@ class Books:
         return not self.faults
 
 
-async def audit(ledger: LedgerReads, shown: Mapping[str, Holdings], moved: Mapping[str, int] | None, step: Callable[[], None]) -> Books:
+async def audit(ledger: LedgerReads, shown: Mapping[str, Owned], moved: Mapping[str, int] | None, step: Callable[[], None]) -> Books:
     """Check the users that `shown` names.
 
-    Each entry's legs sum to zero per unit; the fold of a user's customer legs is what the account item has, and what the API showed
-    (`shown`); where it is known how many requests of a user were settled (`moved`), there are as many entries. `step` is called per user.
+    Each entry's legs sum to zero per unit; the fold of a user's legs is what the account item has, free and held, and what the API showed (`shown`);
+    what is held is the sum over the open orders; where it is known how many requests of a user moved something (`moved`), there are as many entries.
+    `step` is called per user.
     """
     books = Books()
     slots = asyncio.Semaphore(USERS_AT_ONCE)
@@ -44,7 +49,11 @@ async def audit(ledger: LedgerReads, shown: Mapping[str, Holdings], moved: Mappi
     async def one(username: str) -> None:
         async with slots:
             account, entries = await ledger.account(username), await _all_entries(ledger, username)
-        _check(books, account, entries, shown[username], None if moved is None else moved[username])
+            orders = await _open_orders(ledger, username)
+        folded = _fold(books, account, entries, None if moved is None else moved[username])
+        _compare(books, f"{username}: the account item has", folded, _owned(account))
+        _compare(books, f"{username}: the API has", folded, shown[username])
+        _compare(books, f"{username}: the open orders hold", {key: amount for key, amount in folded.items() if key[0] == "held"}, _held(orders))
         step()
 
     async with asyncio.TaskGroup() as group:
@@ -77,16 +86,26 @@ async def _all_entries(ledger: LedgerReads, username: str) -> list[Entry]:
     return entries
 
 
+async def _open_orders(ledger: LedgerReads, username: str) -> list[Order]:
+    orders: list[Order] = []
+    before: int | None = None
+    while page := await ledger.orders(username, before=before, limit=PAGE):
+        orders += [order for order in page if order.status == "open"]
+        before = page[-1].created_version
+    return orders
+
+
 @exact
-def _check(books: Books, account: Account, entries: Sequence[Entry], shown: Holdings, moved: int | None) -> None:
-    folded: dict[str, Decimal] = defaultdict(lambda: ZERO)
+def _fold(books: Books, account: Account, entries: Sequence[Entry], moved: int | None) -> Owned:
+    """What the legs give, each entry checked on the way."""
+    folded: dict[tuple[House, str], Decimal] = defaultdict(lambda: ZERO)
     for entry in entries:
         sums: dict[str, Decimal] = defaultdict(lambda: ZERO)
         for leg in entry.postings:
             sums[leg.unit] += leg.amount
             books.legs[leg.unit][leg.account] += leg.amount
-            if leg.account == "customer":
-                folded[leg.unit] += leg.amount
+            if leg.account in _OWNED:
+                folded[leg.account, leg.unit] += leg.amount
         books.faults += [f"{account.username} version {entry.version}: legs in {unit} sum to {plain(rest)}" for unit, rest in sums.items() if rest]
     books.entries += len(entries)
     versions = [entry.version for entry in entries]
@@ -94,17 +113,26 @@ def _check(books: Books, account: Account, entries: Sequence[Entry], shown: Hold
         books.faults.append(f"{account.username}: versions of entries repeat or go beyond the account's version {account.version}")
     if moved is not None and moved != len(entries):
         books.faults.append(f"{account.username}: {moved} requests were settled, the ledger has {len(entries)} entries that moved something")
-    _compare(books, f"{account.username}: the account item", folded, _owned(account))
-    _compare(books, f"{account.username}: the API", folded, shown)
+    return folded
 
 
-def _compare(books: Books, where: str, folded: Holdings, other: Holdings) -> None:
-    for unit in sorted({*folded, *other}):
-        expected, found = folded.get(unit, ZERO), other.get(unit, ZERO)
+def _compare(books: Books, where: str, folded: Owned, other: Owned) -> None:
+    for account, unit in sorted({*folded, *other}):
+        expected, found = folded.get((account, unit), ZERO), other.get((account, unit), ZERO)
         if expected != found:
-            books.faults.append(f"{where} has {plain(found)} {unit}, the entries give {plain(expected)}")
+            held = " held" if account == "held" else ""
+            books.faults.append(f"{where} {plain(found)} {unit}{held}, the entries give {plain(expected)}")
 
 
-def _owned(account: Account) -> dict[str, Decimal]:
-    cash = {unit: line.available + line.held for unit, line in account.cash.items()}
-    return cash | {asset_id: position.quantity for asset_id, position in account.positions.items()}
+def _owned(account: Account) -> dict[tuple[House, str], Decimal]:
+    lines: dict[str, CashLine | Position] = {**account.cash, **account.positions}
+    free: dict[tuple[House, str], Decimal] = {("customer", unit): line.available for unit, line in lines.items()}
+    return free | {("held", unit): line.held for unit, line in lines.items()}
+
+
+@exact
+def _held(orders: Iterable[Order]) -> dict[tuple[House, str], Decimal]:
+    held: dict[tuple[House, str], Decimal] = defaultdict(lambda: ZERO)
+    for order in orders:
+        held["held", HOME_CURRENCY if order.order_type.endswith("buy") else order.asset_id] += order.held
+    return held

@@ -222,7 +222,7 @@ def _pause_s(attempt: int, answer: httpx.Response | None, call: _Call) -> float:
 def _outcome(tried: _Tried, seconds: float) -> Outcome:
     """Of a write that was not answered 202."""
     answer = tried.answer
-    if answer is not None and answer.status_code == HTTPStatus.CREATED:
+    if answer is not None and answer.status_code in {HTTPStatus.OK, HTTPStatus.CREATED}:
         return Outcome("settled", seconds, body=answer.json(), command_id=answer.headers.get("command-id", ""))
     problem = _problem(answer) if answer is not None else {}
     code = str(problem.get("code") or (f"http-{answer.status_code}" if answer is not None else "no-answer"))

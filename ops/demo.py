@@ -21,11 +21,12 @@ from infra.clock import Ids, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.ledger import Ledger
 from infra.settings import Settings
-from ops.books import Books, Holdings, audit, total, units
+from ops.books import Books, Owned, audit, total, units
 from ops.client import Client, ClientError, NewUser, Outcome, Session
 from ops.demo_plan import SETTLED, Listed, Step, plan
 from ops.progress import Bar
 from ops.target import HomeDir, NoTarget, Target, Url, find, use_embedded_credentials
+from schemas.ledger import House
 from schemas.money import CURRENCY_SCALES, EXACT, in_currency, plain
 from schemas.requests import request_id
 
@@ -54,7 +55,7 @@ def demo(
     url: Url = "",
     home: HomeDir = None,
 ) -> None:
-    """Register users, deposit, trade and withdraw over HTTP; show what settled, what was refused and why; prove that the books add up.
+    """Register users, deposit, trade, cancel and withdraw over HTTP; show what settled, what was refused and why; prove that the books add up.
 
     Some requests are meant to be refused. Exit status 1 where the books do not add up, a request got no outcome, or one got another outcome
     than it should.
@@ -103,7 +104,7 @@ class Result:
     @property
     def unexpected(self) -> list[tuple[str, Step, Outcome]]:
         """Decided steps that ended otherwise than planned."""
-        return [row for row in self.of("settled", "refused") if (row[2].code or SETTLED) != row[1].expected]
+        return [row for row in self.of("settled", "refused") if _ended(row[2]) != row[1].expected]
 
     @property
     def is_good(self) -> bool:
@@ -128,6 +129,7 @@ class Result:
             "seconds": round(self.seconds, 3),
             "per_second": round(len(self.done) / self.seconds, 1) if self.seconds else 0.0,
             "settled_by_kind": dict(Counter(step.kind for _, step, _ in self.of("settled")).most_common()),
+            "orders_by_status": dict(Counter(_ended(outcome) for _, step, outcome in self.of("settled") if step.path == "/orders").most_common()),
             "refused_by_code": dict(Counter(outcome.code for _, _, outcome in self.of("refused")).most_common()),
             "refused_by_settlement": self.refused_in_ledger,
             "unexpected": len(self.unexpected),
@@ -187,7 +189,7 @@ async def _drive(client: Client, lanes: Sequence[tuple[Session, list[Step]]], co
     async def lane(session: Session, steps: list[Step], bar: Bar) -> None:
         for number, step in enumerate(steps):
             async with slots:
-                outcome = await client.write(session, step.path, step.body, _key(session, number), follow_s=FOLLOW_S)
+                outcome = await client.write(session, step.path_of(session.username), step.body, _key(session, number), follow_s=FOLLOW_S)
             result.done.append((session.username, step, outcome))
             bar.step(f"{len(result.of('refused'))} refused" if number % 50 == 0 else "")
 
@@ -206,13 +208,13 @@ def _key(session: Session, number: int) -> str:
 
 async def _repeat(client: Client, session: Session, steps: Sequence[Step], first: Outcome, result: Result) -> None:
     """The user's first request again: it must answer the same, and the audit must not find it twice."""
-    again = await client.write(session, steps[0].path, steps[0].body, _key(session, 0), follow_s=FOLLOW_S)
+    again = await client.write(session, steps[0].path_of(session.username), steps[0].body, _key(session, 0), follow_s=FOLLOW_S)
     result.repeats += 1
     result.repeats_differing += again.body != first.body
 
 
 async def _prove(client: Client, ledger: Ledger, sessions: Sequence[Session], result: Result) -> None:
-    moved: Counter[str] = Counter(username for username, _, _ in result.of("settled"))
+    moved: Counter[str] = Counter(username for username, step, _ in result.of("settled") if step.moves)
     with Bar("books", 2 * len(sessions), console=err) as bar:
         shown = {}
         for session in sessions:
@@ -223,11 +225,14 @@ async def _prove(client: Client, ledger: Ledger, sessions: Sequence[Session], re
     result.refused_in_ledger = await _refused_in_ledger(ledger, result)
 
 
-async def _shown(client: Client, session: Session) -> Holdings:
-    """What the API says that the user owns."""
+async def _shown(client: Client, session: Session) -> Owned:
+    """What the API says that the user owns, free and held."""
     cash, assets = await client.read("/balance", session), await client.read("/assets/balances", session)
-    owned = {cash["currency"]: Decimal(cash["total_balance"])}
-    return owned | {row["asset_id"]: Decimal(row["quantity"]) for row in assets["data"]}
+    lines = {cash["currency"]: (cash["total_balance"], cash["held_balance"])} | {
+        row["asset_id"]: (row["quantity"], row["held_quantity"]) for row in assets["data"]
+    }
+    free: dict[tuple[House, str], Decimal] = {("customer", unit): EXACT.subtract(Decimal(whole), Decimal(held)) for unit, (whole, held) in lines.items()}
+    return free | {("held", unit): Decimal(held) for unit, (_, held) in lines.items()}
 
 
 async def _refused_in_ledger(ledger: Ledger, result: Result) -> int:
@@ -241,6 +246,11 @@ async def _refused_in_ledger(ledger: Ledger, result: Result) -> int:
             entry = await ledger.entry(username, request_id(username, f"demo-{username}-{number}"))
             count += entry is not None and entry.refusal is not None
     return count
+
+
+def _ended(outcome: Outcome) -> str:
+    """The code of a refusal, or the status of an order, or `settled`."""
+    return outcome.code or str(outcome.body.get("data", {}).get("status", SETTLED))
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:
@@ -278,12 +288,14 @@ def _outcomes(told: dict[str, Any]) -> Table:
             table.add_row(name, str(told[name]))
         for part, count in told.get({"settled": "settled_by_kind", "refused": "refused_by_code"}.get(name, ""), {}).items():
             table.add_row(f"  {part}", str(count), style="dim")
+    for status, count in told["orders_by_status"].items():
+        table.add_row(f"orders {status}", str(count))
     return table
 
 
 def _legs(books: Books) -> Table:
-    """Per unit: what customers have is what came from outside."""
-    accounts = ("customer", "world", "market", "fees")
+    """Per unit: what customers have, free and held, is what came from outside."""
+    accounts = ("customer", "held", "world", "market", "fees")
     table = Table("unit", *accounts, "sum", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -304,5 +316,5 @@ def _verdict(told: dict[str, Any]) -> str:
     read = f"{told['ledger_entries']} journal entries in {told['units']} currencies and assets"
     if not told["books_balanced"]:
         return f"\n[bold red]The books do NOT add up[/] ({read}): {len(told['faults'])} faults."
-    proof = "every entry's legs sum to zero, their fold is what each account item has and what the API shows"
+    proof = "every entry's legs sum to zero, their fold is what each account item has and what the API shows, what is held is what open orders hold"
     return f"\n[bold green]The books add up[/]: {read}; {proof}. {told['repeats'] - told['repeats_answered_differently']} repeated requests changed nothing."

@@ -8,25 +8,36 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, get_args
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from schemas.bodies import MoveMoney, PlaceOrder
-from schemas.requests import USERNAME_PATTERN
+from schemas.requests import DUE_SIDES, USERNAME_PATTERN, ClientOrderId, OrderType, order_id
 
 Format = Literal["csv", "ndjson"]
 
-COLUMNS: Final = ("key", "username", "kind", "amount", "asset_id", "quantity", "client_order_id")
+COLUMNS: Final = ("key", "username", "kind", "amount", "asset_id", "quantity", "client_order_id", "price", "time_in_force", "expires_at")
 REQUIRED: Final = ("key", "username", "kind")
 MONEY_KINDS: Final = ("deposit", "withdraw")
-ORDER_KINDS: Final = ("market_buy", "market_sell")
-NEEDED: Final = dict.fromkeys(MONEY_KINDS, ("amount",)) | dict.fromkeys(ORDER_KINDS, ("asset_id", "quantity"))
-ALLOWED: Final = dict.fromkeys(MONEY_KINDS, ("amount",)) | dict.fromkeys(ORDER_KINDS, ("asset_id", "quantity", "client_order_id"))
+ORDER_KINDS: Final = get_args(OrderType)
+CANCEL: Final = "cancel"
+NEEDED: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(MONEY_KINDS, ("amount",)),
+    **{kind: ("asset_id", "quantity", "price") if kind in DUE_SIDES else ("asset_id", "quantity") for kind in ORDER_KINDS},
+    CANCEL: ("client_order_id",),
+}
+ALLOWED: Final[dict[str, tuple[str, ...]]] = {
+    **NEEDED,
+    **{kind: (*NEEDED[kind], "client_order_id", "time_in_force", "expires_at") for kind in ORDER_KINDS},
+}
 KEY_PATTERN: Final = r"[A-Za-z0-9._:-]{1,200}"
 LINE_CHARACTERS_MAX: Final = 10_000
 _DECIMAL: Final = re.compile(r"Decimal\('([^']*)'\)")
-_FOLDED: Final = {"username": str.lower, "kind": str.lower, "asset_id": str.upper}
+_FOLDED: Final = {"username": str.lower, "kind": str.lower, "asset_id": str.upper, "time_in_force": str.lower}
+_OF_ORDERS: Final = ("client_order_id", "price", "time_in_force", "expires_at")
+"""Columns that go into an order's body where they are filled."""
+_CLIENT_ORDER_ID: Final[TypeAdapter[str]] = TypeAdapter(ClientOrderId)
 
 
 class LoadFileInvalid(ValueError):
@@ -35,7 +46,10 @@ class LoadFileInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request. `number` is the line of the file on which it begins; a money request has an amount, an order an asset and a quantity."""
+    """One request. `number` is the line of the file on which it begins; a money request has an amount, an order an asset and a quantity.
+
+    A cancel has the `client_order_id` under which the same user placed the order.
+    """
 
     number: int
     key: str
@@ -45,6 +59,9 @@ class Line:
     asset_id: str = ""
     quantity: str = ""
     client_order_id: str = ""
+    price: str = ""
+    time_in_force: str = ""
+    expires_at: str = ""
 
     @property
     def idempotency_key(self) -> str:
@@ -54,6 +71,8 @@ class Line:
     @property
     def path(self) -> str:
         """Where it is posted to."""
+        if self.kind == CANCEL:
+            return f"/orders/{order_id(self.username, self.client_order_id)}/cancel"
         return f"/balance/{self.kind}" if self.kind in MONEY_KINDS else "/orders"
 
     @property
@@ -61,8 +80,10 @@ class Line:
         """What is posted."""
         if self.kind in MONEY_KINDS:
             return {"amount": self.amount}
+        if self.kind == CANCEL:
+            return {}
         body = {"asset_id": self.asset_id, "order_type": self.kind, "quantity": self.quantity}
-        return body | ({"client_order_id": self.client_order_id} if self.client_order_id else {})
+        return body | {name: text for name in _OF_ORDERS if (text := getattr(self, name))}
 
     @property
     def digest(self) -> str:
@@ -211,8 +232,11 @@ def _body_faults(line: Line) -> Iterator[str]:
     if needed is None or not all(getattr(line, name) for name in needed):
         return
     try:
-        (MoveMoney if line.kind in MONEY_KINDS else PlaceOrder).model_validate(line.body)
+        if line.kind == CANCEL:
+            _CLIENT_ORDER_ID.validate_python(line.client_order_id)
+        else:
+            (MoveMoney if line.kind in MONEY_KINDS else PlaceOrder).model_validate(line.body)
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             rule = _DECIMAL.sub(r"\1", fault["msg"].removeprefix("Value error, "))
-            yield f"{fault['loc'][0]}: {rule}"
+            yield f"{fault['loc'][0] if fault['loc'] else 'client_order_id'}: {rule}"

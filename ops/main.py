@@ -21,6 +21,7 @@ class Process(StrEnum):
     QUERY_API = "query-api"
     SETTLEMENT = "settlement"
     PROJECTOR = "projector"
+    TRIGGERS = "triggers"
     MARKET = "market"
 
 
@@ -68,7 +69,7 @@ def run(name: Process) -> None:
             from query_api.main import run as run_query_api  # noqa: PLC0415
 
             run_query_api(settings)
-        case Process.SETTLEMENT | Process.PROJECTOR | Process.MARKET:
+        case Process.SETTLEMENT | Process.PROJECTOR | Process.TRIGGERS | Process.MARKET:
             from processors.main import run as run_processor  # noqa: PLC0415
 
             run_processor(name.value, settings)

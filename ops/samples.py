@@ -10,28 +10,38 @@ from typing import Final
 from command_api.outcome import SOURCE as DOOR
 from events.envelope import Envelope
 from infra.asset_file import load_asset_file
+from ops.parked import SOURCE as OPERATOR
 from processors.domain.decide import decide_all
 from processors.domain.parking import drained, parking_entry
 from processors.market import SOURCE as MARKET
 from processors.records import SOURCE as SETTLEMENT
 from processors.records import Read, result_record
+from processors.triggers_sender import SOURCE as TRIGGERS
 from schemas.instants import parse_rfc3339
-from schemas.ledger import Account, Order, OrderStatus, Parked, Parking
-from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, Asset, AssetFacts, PriceChanged, Quote, encode_asset, encode_price
-from schemas.money import ZERO
+from schemas.ledger import Account, Order, Parked, Parking
+from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED, Asset, AssetFacts, Figures, PriceChanged, Quote, encode_asset, encode_price
 from schemas.requests import (
+    INTERNAL,
     AccountRequest,
     Deposit,
     DrainRequested,
     FenceRequested,
     LimitStamp,
     LoggedRequest,
+    OrderCancelRequested,
+    OrderExpiryReached,
     OrderPlaced,
+    OrderRevoked,
     OrderStamp,
+    OrderTriggered,
     Withdrawal,
     encode_request,
+    expiry_id,
+    order_id,
     request_id,
     request_type,
+    revocation_id,
+    trigger_id,
 )
 from schemas.results import Result, encode_result, result_id, result_of, result_type
 
@@ -58,7 +68,15 @@ class _Call:
 
     @property
     def id(self) -> str:
-        return request_id(USERNAME, f"sample-{self.place}")
+        match self.request:
+            case OrderTriggered(order_id=name, sequence=sequence):
+                return trigger_id(name, sequence)
+            case OrderExpiryReached(order_id=name):
+                return expiry_id(name)
+            case OrderRevoked(order_id=name, reason=reason):
+                return revocation_id(name, reason)
+            case _:
+                return request_id(USERNAME, f"sample-{self.place}")
 
     @property
     def trace(self) -> str:
@@ -85,16 +103,13 @@ def _account_events() -> Iterator[Envelope]:
         yield _request(call)
         decided = decide_all(account, (call.logged,), orders)
         account, orders = decided.account, orders | {order.order_id: order for order in decided.orders}
-        result = result_of(decided.entries[0])
-        yield _result(call, result)
-        if result.lines.order and isinstance(request, OrderPlaced):
-            yield from (_result(call, of_limit) for of_limit in _limit_results(result, result.lines.order))
+        yield _result(call, result_of(decided.entries[0]))
     yield from _parking_events(account)
 
 
 def _parking_events(account: Account) -> Iterator[Envelope]:
     """A deposit that cannot be decided, and its draining."""
-    waiting, drain = (_Call(place, request) for place, request in ((20, Deposit(USERNAME, Decimal("75.00"), DAY_LIMIT)), (21, DrainRequested(USERNAME))))
+    waiting, drain = (_Call(place, request) for place, request in ((30, Deposit(USERNAME, Decimal("75.00"), DAY_LIMIT)), (31, DrainRequested(USERNAME))))
     entry = parking_entry(USERNAME, account.version, account.at, waiting.logged, "undecodable")
     yield result_record(entry, waiting.read)
     yield _request(drain)
@@ -111,6 +126,15 @@ def _requests() -> Iterator[AccountRequest]:
     yield Deposit(USERNAME, Decimal("1000000.00"), LimitStamp(Decimal("100000.00")))
     yield Withdrawal(USERNAME, Decimal("999999.00"), DAY_LIMIT)
     yield _order("2")
+    yield _limit("0.01", "filled")
+    yield OrderTriggered(USERNAME, order_id(USERNAME, "filled"), Decimal("47990.00"), 18)
+    yield _limit("0.02", "cancelled")
+    yield OrderCancelRequested(USERNAME, order_id(USERNAME, "cancelled"))
+    yield OrderCancelRequested(USERNAME, order_id(USERNAME, "filled"))
+    yield _limit("0.02", "expired")
+    yield OrderExpiryReached(USERNAME, order_id(USERNAME, "expired"))
+    yield _limit("0.02", "revoked")
+    yield OrderRevoked(USERNAME, order_id(USERNAME, "revoked"), "asset-inactive")
     yield FenceRequested(USERNAME)
 
 
@@ -122,26 +146,17 @@ def _order(quantity: str, client_order_id: str | None = None) -> OrderPlaced:
     return OrderPlaced(USERNAME, bitcoin.asset_id, "market_buy", Decimal(quantity), stamp, client_order_id=client_order_id)
 
 
-def _limit_results(result: Result, filled: Order) -> Iterator[Result]:
-    """Limit orders are not decided yet: what their results will look like, in place of the filled order's."""
-    price = Decimal("48000.00")
-    order = replace(filled, order_type="limit_buy", price=price, filled_quantity=ZERO, average_price=None, total_amount=ZERO, fee=ZERO)
-    payload = {**result.payload, "order_type": "limit_buy", "price": "48000"}
-    endings: tuple[tuple[OrderStatus, Decimal], ...] = (("open", price * order.quantity), ("cancelled", ZERO), ("expired", ZERO))
-    for status, held in endings:
-        cash = {
-            currency: replace(line, available=line.available + filled.total_amount + filled.fee - held, held=held)
-            for currency, line in result.lines.cash.items()
-        }
-        counters = replace(result.lines.counters, transactions=1)
-        lines = replace(result.lines, counters=counters, cash=cash, positions={}, order=replace(order, status=status))
-        yield replace(result, payload=payload, lines=lines, postings=())
+def _limit(quantity: str, name: str) -> OrderPlaced:
+    """An order to buy when the price falls; the one that expires does so before the next call."""
+    ends = BEGIN + STEP * 12 if name == "expired" else None
+    order = _order(quantity, client_order_id=name)
+    return replace(order, order_type="limit_buy", price=Decimal("48000.00"), time_in_force="gtd" if ends else "gtc", expires_at=ends)
 
 
 def _request(call: _Call) -> Envelope:
     return Envelope(
         id=call.id,
-        source=DOOR,
+        source=_source(call.request),
         type=request_type(call.request),
         subject=USERNAME,
         time=call.logged.at,
@@ -149,8 +164,14 @@ def _request(call: _Call) -> Envelope:
         correlation_id=call.trace,
         trace_id=call.trace,
         traceparent=call.traceparent,
-        reply_to="reply:sample-door",
+        reply_to=None if isinstance(call.request, INTERNAL) else "reply:sample-door",
     )
+
+
+def _source(request: AccountRequest) -> str:
+    if isinstance(request, DrainRequested):
+        return OPERATOR
+    return TRIGGERS if isinstance(request, INTERNAL) else DOOR
 
 
 def _result(call: _Call, result: Result) -> Envelope:
@@ -166,16 +187,21 @@ def _result(call: _Call, result: Result) -> Envelope:
         causation_id=call.id,
         sequence=result.version,
         traceparent=call.traceparent,
-        reply_to="reply:sample-door",
+        reply_to=None if isinstance(call.request, INTERNAL) else "reply:sample-door",
     )
 
 
 def _market_events() -> Iterator[Envelope]:
     bitcoin = _bitcoin()
-    price = PriceChanged(bitcoin.asset_id, bitcoin.price_usd, 17, BEGIN)
+    price = PriceChanged(bitcoin.asset_id, bitcoin.price_usd, 17, BEGIN, Decimal("12.5"), _figures(bitcoin.price_usd))
     yield _market_event(PRICE_CHANGED, encode_price(price), sequence=price.sequence)
     yield _market_event(ASSET_LISTED, encode_asset(bitcoin))
     yield _market_event(ASSET_CHANGED, encode_asset(replace(bitcoin, market_cap_rank=2)))
+
+
+def _figures(price: Decimal) -> Figures:
+    high, low = price * 2, price / 2
+    return Figures(high, low, Decimal("980000.00"), high, BEGIN - timedelta(hours=2), low, BEGIN - timedelta(hours=1), price_24h_ago=price)
 
 
 def _market_event(kind: str, value: bytes, sequence: int | None = None) -> Envelope:

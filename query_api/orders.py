@@ -16,10 +16,9 @@ from query_api.fresh import Asked, answer, fresh
 from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect
 from schemas.ledger import Order, OrderStatus
-from schemas.requests import OrderType
+from schemas.requests import ORDER_ID_ASKED_PATTERN, OrderType
 from schemas.views import OrderDetailAnswer, OrderPage, OrderView, order_detail, order_view
 
-ORDER_ID_PATTERN: Final = r"^[A-Za-z0-9_]{10,50}$"
 FILTERED_COUNT: Final = ORDERS_HELD_MAX
 """Orders fetched at once where a filter may leave few of them."""
 
@@ -74,7 +73,7 @@ async def list_orders(
     summary="Show an order",
     responses={200: ResponseSpec(OrderDetailAnswer, description="The order", generate_examples=False)},
 )
-async def get_order(order_id: Annotated[str, Parameter(pattern=ORDER_ID_PATTERN)], by: Asked, views: Views) -> Response[bytes]:
+async def get_order(order_id: Annotated[str, Parameter(pattern=ORDER_ID_ASKED_PATTERN)], by: Asked, views: Views) -> Response[bytes]:
     """One order of the caller's. Another user's is not found, like one that there is not."""
     shown = await fresh(views, by, lambda: views.order(by.username, order_id))
     if shown.value is None:

@@ -13,6 +13,7 @@ import httpx
 
 from command_api.main import Machines, assemble
 from events.envelope import Envelope
+from events.topics import REQUESTS
 from infra.cache import Arrived, Cache, Views
 from infra.clock import SystemClock, SystemIds
 from infra.dynamo import Dynamo
@@ -22,8 +23,9 @@ from infra.market import MarketStore
 from infra.parked import ParkingLedger
 from infra.settings import Settings
 from processors.settlement import Read, Settlement
+from schemas.candles import begun
 from schemas.market import Asset, PriceChanged
-from schemas.requests import LoggedRequest, decode_request
+from schemas.requests import AccountRequest, LoggedRequest, decode_request, encode_request, request_type
 from schemas.results import decode_result
 from tests.fakes.backlog import FakeBacklog
 from tests.fakes.bus import FakeBus
@@ -62,6 +64,11 @@ class System:
         name, headers = await self.user()
         assert (await self.client.post("/balance/deposit", json={"amount": amount}, headers=headers)).status_code == 201
         return name, headers
+
+    async def publish(self, request: AccountRequest, request_id: str) -> None:
+        """Put a request into the log that does not come through the door."""
+        value, now = encode_request(request), SystemClock().now()
+        await self.bus.publish(REQUESTS, Envelope(request_id, "test", request_type(request), request.username, now, value, request_id, request_id))
 
     async def _read(self, _topic: str, envelope: Envelope) -> None:
         await self.settles.wait()
@@ -105,7 +112,8 @@ async def _list_assets(store: MarketStore) -> None:
     for asset_id, is_active in (("BTC", True), ("OFF", False), ("NEW", True), ("OLD", True)):
         await store.list_asset(_asset(asset_id, is_active=is_active))
     now = SystemClock().now()
-    await store.put_prices([PriceChanged("BTC", PRICE, 1, now - timedelta(seconds=1)), PriceChanged("OLD", PRICE, 1, now - timedelta(minutes=10))])
+    prices = (PriceChanged("BTC", PRICE, 1, now - timedelta(seconds=1)), PriceChanged("OLD", PRICE, 1, now - timedelta(minutes=10)))
+    await store.put_prices([begun(price) for price in prices])
 
 
 def _asset(asset_id: str, *, is_active: bool) -> Asset:

@@ -94,7 +94,14 @@ async def test_invalid_amounts(system: System, body: dict[str, Any], pointers: l
 
 async def test_no_token_no_answer(system: System) -> None:
     """401 comes before the body is looked at, on every route that needs a caller."""
-    for path in ("/balance/deposit", "/balance/withdraw", "/orders", "/auth/logout", f"/commands/cmd_{'0' * 32}_{'0' * 16}/fence"):
+    for path in (
+        "/balance/deposit",
+        "/balance/withdraw",
+        "/orders",
+        f"/orders/ord_{'0' * 32}/cancel",
+        "/auth/logout",
+        f"/commands/cmd_{'0' * 32}_{'0' * 16}/fence",
+    ):
         assert problem(await system.client.post(path, json={"nonsense": 1}))[:2] == (401, "unauthorized")
     assert problem(await system.client.put("/auth/profile", json={}))[:2] == (401, "unauthorized")
 
@@ -124,7 +131,16 @@ async def test_buy_and_sell(system: System) -> None:
         ({"quantity": "0"}, (422, "validation-failed", ["/quantity"])),
         ({"price": "50000"}, (422, "price-not-allowed", ["/price"])),
         ({"order_type": "limit_buy"}, (422, "price-required", ["/price"])),
-        ({"order_type": "limit_sell", "price": "1"}, (422, "order-type-unsupported", ["/order_type"])),
+        ({"order_type": "limit_sell"}, (422, "price-required", ["/price"])),
+        ({"order_type": "stop_loss_sell"}, (422, "price-required", ["/price"])),
+        ({"order_type": "take_profit_sell"}, (422, "price-required", ["/price"])),
+        ({"order_type": "limit_buy", "price": "0"}, (422, "validation-failed", ["/price"])),
+        ({"order_type": "stop_loss_sell", "price": "1", "time_in_force": "ioc"}, (422, "validation-failed", ["/time_in_force"])),
+        ({"order_type": "take_profit_sell", "price": "1", "time_in_force": "fok"}, (422, "validation-failed", ["/time_in_force"])),
+        ({"order_type": "limit_buy", "price": "1", "time_in_force": "gtd"}, (422, "validation-failed", ["/expires_at"])),
+        ({"order_type": "limit_buy", "price": "1", "asset_id": "NEW"}, (503, "price-unavailable", [])),
+        ({"order_type": "limit_buy", "price": "1", "asset_id": "OLD", "time_in_force": "ioc"}, (503, "price-unavailable", [])),
+        ({"order_type": "limit_buy", "price": "1", "asset_id": "OFF"}, (422, "asset-inactive", ["/asset_id"])),
         ({"order_type": "stop"}, (422, "validation-failed", ["/order_type"])),
         ({"expires_at": "2030-01-01T00:00:00Z"}, (422, "validation-failed", ["/expires_at"])),
         ({"time_in_force": "gtd"}, (422, "validation-failed", ["/expires_at"])),

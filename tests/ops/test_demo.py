@@ -7,6 +7,7 @@ from ops.demo import Result
 from ops.demo_plan import Step
 
 DEPOSIT = Step("/balance/deposit", {"amount": "1"})
+LIMIT = Step("/orders", {"order_type": "limit_buy"}, "open")
 TOO_MUCH = Step("/balance/withdraw", {"amount": "1"}, "insufficient-funds")
 
 
@@ -43,6 +44,8 @@ def test_nothing_done():
         (TOO_MUCH, Outcome("settled", 0.1), False),
         (TOO_MUCH, Outcome("refused", 0.1, "limit-exceeded"), False),
         (DEPOSIT, Outcome("refused", 0.1, "limit-exceeded"), False),
+        (LIMIT, Outcome("settled", 0.1, body={"data": {"status": "open"}}), True),
+        (LIMIT, Outcome("settled", 0.1, body={"data": {"status": "completed"}}), False),
         (DEPOSIT, Outcome("unknown", 0.1), False),
         (DEPOSIT, Outcome("failed", 0.1), False),
     ],

@@ -4,10 +4,11 @@ from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 
-from command_api.orders import check_asset
+from command_api.orders import check_asset, check_terms
 from infra.asset_file import load_asset_file
 from infra.http import ProblemError
 from ops.books import audit
@@ -16,16 +17,27 @@ from processors.domain.decide import decide
 from schemas.bodies import MoveMoney, PlaceOrder
 from schemas.ledger import Account
 from schemas.market import AssetFacts, Quote
-from schemas.requests import Deposit, LimitStamp, LoggedRequest, OrderPlaced, OrderStamp, Withdrawal
+from schemas.requests import Deposit, LimitStamp, LoggedRequest, OrderCancelRequested, OrderPlaced, OrderStamp, OrderType, Withdrawal, order_id
 from tests.fakes.clock import START
 
 ASSETS = {asset.asset_id: asset for asset in load_asset_file(None)}
 MARKET = [Listed(asset.asset_id, asset.price_usd, asset.is_active) for asset in ASSETS.values()]
+REFUSALS = {
+    "insufficient-funds",
+    "insufficient-holdings",
+    "unknown-asset",
+    "below-minimum",
+    "asset-inactive",
+    "price-required",
+    "order-not-open",
+}
 LIMIT = LimitStamp(Decimal(10_000_000))
 
 
 def _request(step, username: str, fee_bps: int, drift: Decimal):
     """As a door would make it; ProblemError where the door refuses."""
+    if step.cancels:
+        return OrderCancelRequested(username, order_id(username, step.cancels))
     if step.path != "/orders":
         kind = Deposit if step.kind == "deposit" else Withdrawal
         return kind(username, MoveMoney.model_validate(step.body).amount, LIMIT)
@@ -34,7 +46,8 @@ def _request(step, username: str, fee_bps: int, drift: Decimal):
     price = asset.price_usd * drift if asset else Decimal(1)
     facts = AssetFacts(asset.quantity_scale, asset.minimum_quantity, asset.is_active, fee_bps) if asset else AssetFacts(8, Decimal(1), True, 0)
     stamp = OrderStamp(Quote(price, 1, START, START + timedelta(seconds=30)), facts, Decimal(10_000_000))
-    order = OrderPlaced(username, body.asset_id, body.order_type, body.quantity, stamp)
+    check_terms(body)
+    order = OrderPlaced(username, body.asset_id, body.order_type, body.quantity, stamp, body.price, body.client_order_id, body.time_in_force)
     check_asset(order, asset)
     return order
 
@@ -45,20 +58,30 @@ class Entries:
     def __init__(self):
         self.accounts = {}
         self.kept = {}
+        self.placed = {}
 
     def settle(self, username, number, request):
         logged = LoggedRequest(request, f"{username}-{number}", START, 0, number, "c", "t")
-        account, entry = decide(self.accounts.get(username, Account(username)), logged, {})
+        orders = self.placed.setdefault(username, {})
+        account, entry = decide(self.accounts.get(username, Account(username)), logged, orders)
         self.accounts[username] = account
         if entry.lines.cash or entry.lines.positions:
             self.kept.setdefault(username, []).insert(0, entry)
-        return entry.refusal.code if entry.refusal else SETTLED
+        if entry.refusal:
+            return entry.refusal.code
+        if order := entry.lines.order:
+            orders[order.order_id] = order
+        return order.status if order else SETTLED
 
     async def account(self, username):
         return self.accounts.get(username, Account(username))
 
     async def entries(self, username, *, before, limit):
         return [entry for entry in self.kept.get(username, []) if before is None or entry.version < before][:limit]
+
+    async def orders(self, username, *, before, limit):
+        newest = sorted(self.placed.get(username, {}).values(), key=lambda order: -order.created_version)
+        return [order for order in newest if before is None or order.created_version < before][:limit]
 
 
 def _play(steps, username, ledger, *, fee_bps=0, drift=Decimal(1)) -> list[tuple[str, str]]:
@@ -74,9 +97,9 @@ def _play(steps, username, ledger, *, fee_bps=0, drift=Decimal(1)) -> list[tuple
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("fee_bps", "drift"), [(0, Decimal(1)), (1_000, Decimal(1)), (50, Decimal("1.05")), (50, Decimal("0.95"))])
+@pytest.mark.parametrize(("fee_bps", "drift"), [(0, Decimal(1)), (1_000, Decimal(1)), (1_000, Decimal("1.33")), (50, Decimal("1.33")), (1_000, Decimal("0.5"))])
 def test_every_step_ends_as_planned(seed, fee_bps, drift):
-    """With and without fees, and where prices have moved meanwhile."""
+    """With and without fees, and where prices have moved meanwhile, as far as the plan says that they may."""
     ledger = Entries()
     for number, steps in enumerate(plan(MARKET, users=5, orders=1_000, seed=seed)):
         wrong = [
@@ -88,14 +111,15 @@ def test_every_step_ends_as_planned(seed, fee_bps, drift):
 
 
 def test_the_plan_has_everything():
-    """So many orders, each kind, each refusal; the same seed plans the same."""
+    """So many orders, each kind and end, each refusal; the same seed plans the same."""
     steps = [step for lane in plan(MARKET, users=20, orders=2_000, seed=1) for step in lane]
     kinds = Counter(step.kind for step in steps)
-    assert kinds["market_buy"] + kinds["market_sell"] == 2_000
-    assert min(kinds["market_sell"], kinds["deposit"], kinds["withdraw"]) >= 20
-    refused = Counter(step.expected for step in steps if step.expected != SETTLED)
-    assert set(refused) == {"insufficient-funds", "insufficient-holdings", "unknown-asset", "below-minimum", "asset-inactive"}
-    assert 100 < refused.total() < 300
+    assert sum(kinds[kind] for kind in get_args(OrderType)) == 2_000
+    assert min(kinds[kind] for kind in (*get_args(OrderType), "deposit", "withdraw", "cancel")) >= 20
+    ends = Counter(step.expected for step in steps)
+    assert set(ends) == {SETTLED, "completed", "open", "cancelled", *REFUSALS}
+    assert min(ends.values()) >= 3
+    assert 100 < sum(ends[code] for code in REFUSALS) < 300
     assert len({step.body.get("asset_id") for step in steps}) > 200
     assert steps == [step for lane in plan(MARKET, users=20, orders=2_000, seed=1) for step in lane]
     assert steps != [step for lane in plan(MARKET, users=20, orders=2_000, seed=2) for step in lane]
@@ -117,10 +141,12 @@ def played():
     ledger = Entries()
     moved = {}
     for number, steps in enumerate(plan(MARKET, users=2, orders=300, seed=1)):
-        moved[f"user_{number}"] = sum(found == SETTLED for _, found in _play(steps, f"user_{number}", ledger, fee_bps=25))
+        found = _play(steps, f"user_{number}", ledger, fee_bps=25)
+        moved[f"user_{number}"] = sum(step.moves and end not in REFUSALS for step, (_, end) in zip(steps, found, strict=True))
+    lines = {name: {**account.cash, **account.positions} for name, account in ledger.accounts.items()}
     shown = {
-        name: {unit: line.available for unit, line in account.cash.items()} | {asset: line.quantity for asset, line in account.positions.items()}
-        for name, account in ledger.accounts.items()
+        name: {("customer", unit): line.available for unit, line in owned.items()} | {("held", unit): line.held for unit, line in owned.items()}
+        for name, owned in lines.items()
     }
     return ledger, shown, moved
 
@@ -134,9 +160,10 @@ async def test_books_that_add_up(played):
     assert books.balanced
     assert books.entries == sum(moved.values()) > 200
     assert len(steps) == 2
-    assert set(books.legs["USD"]) == {"customer", "world", "market", "fees"}
+    assert set(books.legs["USD"]) == {"customer", "held", "world", "market", "fees"}
     assert sum(books.legs["USD"].values()) == 0
-    assert books.legs["USD"]["customer"] == sum(owned["USD"] for owned in shown.values())
+    for account in ("customer", "held"):
+        assert books.legs["USD"][account] == sum(owned[account, "USD"] for owned in shown.values()) > 0
 
 
 async def _faults(played, change):
@@ -174,12 +201,25 @@ async def test_a_one_legged_entry_is_found(played):
 
 async def test_another_view_is_found(played):
     """What the API showed is part of the proof."""
-    faults = await _faults(played, lambda ledger, shown, moved: shown["user_0"].update(USD=Decimal(1)))
+    faults = await _faults(played, lambda ledger, shown, moved: shown["user_0"].update({("customer", "USD"): Decimal(1)}))
     assert len(faults) == 1
     assert faults[0].startswith("user_0: the API has 1 USD, the entries give")
 
 
 async def test_an_asset_that_only_the_api_shows_is_found(played):
     """And one that only the entries have is as well."""
-    faults = await _faults(played, lambda ledger, shown, moved: shown["user_0"].update(GHOST=Decimal(2)))
+    faults = await _faults(played, lambda ledger, shown, moved: shown["user_0"].update({("customer", "GHOST"): Decimal(2)}))
     assert faults == ["user_0: the API has 2 GHOST, the entries give 0"]
+
+
+async def test_a_hold_without_an_order_is_found(played):
+    """What is held is what the open orders hold, to the cent."""
+
+    def change(ledger, shown, moved):
+        order = next(order for order in ledger.placed["user_0"].values() if order.status == "open" and order.order_type == "limit_buy")
+        ledger.placed["user_0"][order.order_id] = replace(order, status="cancelled", held=Decimal(0))
+
+    faults = await _faults(played, change)
+    assert len(faults) == 1
+    assert faults[0].startswith("user_0: the open orders hold")
+    assert " USD held, the entries give" in faults[0]

@@ -7,8 +7,10 @@ import pytest
 
 from ops.load_file import COLUMNS, BadLine, Line, LoadFileInvalid, format_of, open_text, read_lines
 from ops.load_users import UsersInvalid, read_users
+from schemas.requests import order_id
 
-HEADER = ",".join(COLUMNS)
+HEADER = "key,username,kind,amount,asset_id,quantity,client_order_id"
+ORDERS = "key,username,kind,asset_id,quantity,price,time_in_force,expires_at,client_order_id"
 DEPOSIT = "d1,trader_1,deposit,100.50,,,"
 BUY = "b1,trader_1,market_buy,,BTC,0.5,own-1"
 
@@ -55,6 +57,48 @@ def test_what_is_sent():
     assert (buy.path, buy.body) == ("/orders", {"asset_id": "BTC", "order_type": "market_buy", "quantity": "0.5", "client_order_id": "own-1"})
     assert deposit.digest != buy.digest
     assert deposit.digest == _csv("other,trader_1,deposit,100.50,,,")[0].digest
+
+
+def test_orders_with_a_price_and_cancels():
+    """What is filled goes into the body; a cancel names the order as its owner named it, and is posted under the order's own id."""
+    limit, stop, cancel = _csv(
+        "l1,trader_1,limit_buy,btc,0.5,40000,GTD,2030-01-01T00:00:00Z,mine",
+        "s1,trader_1,stop_loss_sell,BTC,0.5,30000,,,",
+        "c1,Trader_1,cancel,,,,,,mine",
+        header=ORDERS,
+    )
+    assert limit.path == stop.path == "/orders"
+    assert limit.body == {
+        "asset_id": "BTC",
+        "order_type": "limit_buy",
+        "quantity": "0.5",
+        "price": "40000",
+        "time_in_force": "gtd",
+        "expires_at": "2030-01-01T00:00:00Z",
+        "client_order_id": "mine",
+    }
+    assert stop.body == {"asset_id": "BTC", "order_type": "stop_loss_sell", "quantity": "0.5", "price": "30000"}
+    assert (cancel.path, cancel.body) == (f"/orders/{order_id('trader_1', 'mine')}/cancel", {})
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("k,trader_1,limit_sell,BTC,1,,,,", "line 2, price: is missing"),
+        ("k,trader_1,limit_sell,BTC,1,0,,,", "line 2, price: Input should be greater than 0"),
+        ("k,trader_1,market_buy,BTC,1,5,,,", "line 2, price: a market_buy has none"),
+        ("k,trader_1,limit_buy,BTC,1,5,soon,,", "line 2, time_in_force: Input should be 'gtc'"),
+        ("k,trader_1,limit_buy,BTC,1,5,gtd,tomorrow,", "line 2, expires_at: "),
+        ("k,trader_1,cancel,,,,,,", "line 2, client_order_id: is missing"),
+        ("k,trader_1,cancel,,,,,,a b", "line 2, client_order_id: String should match pattern"),
+        ("k,trader_1,cancel,BTC,,,,,mine", "line 2, asset_id: a cancel has none"),
+    ],
+)
+def test_bad_orders_and_cancels(row, told):
+    """A column too few, too many or wrong."""
+    (line,) = _csv(row, header=ORDERS)
+    assert isinstance(line, BadLine)
+    assert str(line).startswith(told)
 
 
 @pytest.mark.parametrize(

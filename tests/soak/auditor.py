@@ -16,6 +16,11 @@ EXAMPLES_MAX: Final = 5
 """Violations of one rule that are spelled out; all are counted."""
 INTERNAL: Final = ("Account", "Drain")
 """Kinds of entries and requests that the system itself makes begin with these: they need no record of a caller, or no entry."""
+INSIDE: Final = ("OrderTriggered", "OrderExpiryReached", "OrderRevoked")
+"""Requests about orders that nobody outside makes. One that finds nothing to do leaves no entry, and the same one may come again and find something."""
+CANCEL: Final = "OrderCancelRequested"
+Owned = Mapping[str, dict[str, Decimal]]
+"""What is available (`customer`) and what is held, by unit."""
 _EXACT: Final = Context(prec=80)
 _CENT: Final = Decimal("0.01")
 _ZERO: Final = Decimal(0)
@@ -35,6 +40,8 @@ class Books:
     parked: Mapping[str, int]
     by_id: Mapping[tuple[str, str], dict[str, Any]]
     first: Mapping[tuple[str, str], Record]
+    places: Mapping[tuple[str, str], set[tuple[int, int]]]
+    """Where the records of each request stand."""
     results: Mapping[str, list[dict[str, Any]]]
     """By username, in the order of the log."""
 
@@ -105,14 +112,16 @@ def keep_books(evidence: Evidence) -> Books:
     for rows in entries.values():
         rows.sort(key=lambda entry: entry["version"])
     first: dict[tuple[str, str], Record] = {}
+    places: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
     unreadable = {_letter_place(letter) for letter in evidence.letters}
     for record in evidence.requests:
         if record.place not in unreadable:
             first.setdefault((record.key, record.headers.get("ce_id", "")), record)
+            places[record.key, record.headers.get("ce_id", "")].add(record.place)
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in evidence.results:
         results[record.key].append({**_json(record.value), "record": record})
-    return Books(accounts, entries, orders, parked, by_id, first, results)
+    return Books(accounts, entries, orders, parked, by_id, first, places, results)
 
 
 # What callers were told
@@ -129,11 +138,17 @@ def told(evidence: Evidence, books: Books) -> Iterator[Fault]:
             continue
         if promise.told == "nothing":
             yield "told-nothing-was-sent", who
-        if (promise.told, bool(entry.get("refusal"))) in {("settled", True), ("refused", False)}:
+        if (promise.told, _is_refused(entry)) in {("settled", True), ("refused", False)}:
             yield "told-another-outcome", who
         asked = entry["payload"].get("amount") or entry["payload"].get("quantity") or 0
         if (entry["kind"], Decimal(asked)) != (promise.kind, promise.figure):
             yield "entry-is-not-what-was-asked", f"{who}: asked {promise.figure}, entry {entry['kind']} {asked}"
+
+
+def _is_refused(entry: Mapping[str, Any]) -> bool:
+    """A cancel that found its order's time ended closed it, and was refused all the same."""
+    order = entry["lines"].get("order") or {}
+    return bool(entry.get("refusal")) or (entry["kind"] == CANCEL and order.get("status") != "cancelled")
 
 
 # The log and the ledger
@@ -141,14 +156,7 @@ def told(evidence: Evidence, books: Books) -> Iterator[Fault]:
 
 def decided_once(evidence: Evidence, books: Books) -> Iterator[Fault]:
     """Every readable record has an entry, which names the first record of its id; no two entries are of one request or of one record."""
-    for (username, rid), record in books.first.items():
-        if record.headers.get("ce_type", "").removeprefix("cnop.account.").startswith(INTERNAL):
-            continue
-        entry = books.by_id.get((username, rid))
-        if entry is None:
-            yield "record-without-entry", f"{username} {rid} at {record.place}"
-        elif (entry["partition"], entry["offset"]) != record.place:
-            yield "entry-not-of-first-record", f"{username} {rid}: entry of {entry['partition']}/{entry['offset']}, first at {record.place}"
+    yield from _first_records(books)
     places: Counter[tuple[Any, ...]] = Counter()
     for username, rows in books.entries.items():
         ids: Counter[str] = Counter()
@@ -163,6 +171,21 @@ def decided_once(evidence: Evidence, books: Books) -> Iterator[Fault]:
                 yield "entry-under-another-key", f"{entry['pk']} {entry['sk']}"
         yield from (("doubled", f"{username}: {count} entries of {rid}") for rid, count in ids.items() if count > 1)
     yield from (("doubled", f"{count} entries of the record at {place}") for place, count in places.items() if count > 1)
+
+
+def _first_records(books: Books) -> Iterator[Fault]:
+    for (username, rid), record in books.first.items():
+        kind = record.headers.get("ce_type", "").removeprefix("cnop.account.")
+        if kind.startswith(INTERNAL):
+            continue
+        entry = books.by_id.get((username, rid))
+        if kind.startswith(INSIDE):
+            if entry and (entry["partition"], entry["offset"]) not in books.places[username, rid]:
+                yield "entry-of-no-record", f"{username} {rid}: entry of {entry['partition']}/{entry['offset']}"
+        elif entry is None:
+            yield "record-without-entry", f"{username} {rid} at {record.place}"
+        elif (entry["partition"], entry["offset"]) != record.place:
+            yield "entry-not-of-first-record", f"{username} {rid}: entry of {entry['partition']}/{entry['offset']}, first at {record.place}"
 
 
 def versions(evidence: Evidence, books: Books) -> Iterator[Fault]:
@@ -219,29 +242,32 @@ def _same(username: str, row: Mapping[str, Any], entry: Mapping[str, Any] | None
 def money(evidence: Evidence, books: Books) -> Iterator[Fault]:
     """Postings sum to zero per unit; the lines of each entry, and the account at the end, are the fold of the postings from zero; nothing is negative."""
     for username, rows in books.entries.items():
-        owned: dict[str, Decimal] = defaultdict(Decimal)
+        owned: Owned = {"customer": defaultdict(Decimal), "held": defaultdict(Decimal)}
         for entry in rows:
             sums: dict[str, Decimal] = defaultdict(Decimal)
             for leg in entry.get("postings") or ():
                 amount = Decimal(leg["amount"])
                 sums[leg["unit"]] = _EXACT.add(sums[leg["unit"]], amount)
-                if leg["account"] == "customer":
-                    owned[leg["unit"]] = _EXACT.add(owned[leg["unit"]], amount)
+                if leg["account"] in owned:
+                    part = owned[leg["account"]]
+                    part[leg["unit"]] = _EXACT.add(part[leg["unit"]], amount)
             where = f"{username} version {entry['version']}"
             yield from (("postings-do-not-balance", f"{where}: {unit} {rest}") for unit, rest in sums.items() if rest)
             yield from _lines(where, entry.get("lines") or {}, owned, whole=False)
         yield from _lines(f"{username}'s account", books.accounts.get(username, {}), owned, whole=True)
 
 
-def _lines(where: str, holder: Mapping[str, Any], owned: Mapping[str, Decimal], *, whole: bool) -> Iterator[Fault]:
+def _lines(where: str, holder: Mapping[str, Any], owned: Owned, *, whole: bool) -> Iterator[Fault]:
     found = {**(holder.get("cash") or {}), **(holder.get("positions") or {})}
     for unit, line in found.items():
         parts = {name: Decimal(line.get(name) or 0) for name in ("available", "held", "cost_basis")}
-        if _EXACT.add(parts["available"], parts["held"]) != owned.get(unit, _ZERO):
-            yield "balance-is-not-the-fold", f"{where}: {parts['available']} + {parts['held']} {unit}, the postings give {owned.get(unit, _ZERO)}"
+        for name, house in (("available", "customer"), ("held", "held")):
+            if parts[name] != owned[house].get(unit, _ZERO):
+                yield "balance-is-not-the-fold", f"{where}: {parts[name]} {unit} {name}, the postings give {owned[house].get(unit, _ZERO)}"
         yield from (("negative", f"{where}: {name} {value} {unit}") for name, value in parts.items() if value < 0)
     if whole:
-        yield from (("balance-is-not-the-fold", f"{where}: no {unit}, the postings give {rest}") for unit, rest in owned.items() if rest and unit not in found)
+        rests = [(unit, rest) for part in owned.values() for unit, rest in part.items() if rest and unit not in found]
+        yield from (("balance-is-not-the-fold", f"{where}: no {unit}, the postings give {rest}") for unit, rest in rests)
 
 
 def holds(evidence: Evidence, books: Books) -> Iterator[Fault]:
@@ -268,6 +294,25 @@ def _held_for(order: Mapping[str, Any]) -> tuple[str, Decimal]:
     return "USD", _EXACT.add(value.quantize(_CENT, ROUND_UP, _EXACT), fee.quantize(_CENT, ROUND_UP, _EXACT))
 
 
+def orders(evidence: Evidence, books: Books) -> Iterator[Fault]:
+    """An order that is closed never changes again, and every order stands as the last entry about it says."""
+    for username in books.entries.keys() | books.orders.keys():
+        last: dict[str, dict[str, Any]] = {}
+        for entry in books.entries.get(username, []):
+            order = entry["lines"].get("order")
+            if not order:
+                continue
+            before = last.get(order["order_id"])
+            if before and before["status"] != "open":
+                yield "closed-order-changed", f"{username} {order['order_id']}: {order['status']} at version {entry['version']}, was {before['status']}"
+            last[order["order_id"]] = order
+        stored = {order["order_id"]: order for order in books.orders.get(username, [])}
+        for order_id in last.keys() | stored.keys():
+            said, is_ = last.get(order_id, {}), stored.get(order_id, {})
+            if any(said.get(name) != is_.get(name) for name in ("status", "held", "filled_quantity", "total_amount", "fee")):
+                yield "order-is-not-its-entry's", f"{username} {order_id}: {is_.get('status')}, the entry says {said.get('status')}"
+
+
 # Offsets and dead letters
 
 
@@ -289,7 +334,7 @@ def letters(evidence: Evidence, books: Books) -> Iterator[Fault]:
     yield from (("dead-letter-twice", f"{count} of {place}") for place, count in found.items() if count > 1)
 
 
-RULES: Final[tuple[Callable[[Evidence, Books], Iterator[Fault]], ...]] = (told, decided_once, versions, results, money, holds, offsets, letters)
+RULES: Final[tuple[Callable[[Evidence, Books], Iterator[Fault]], ...]] = (told, decided_once, versions, results, money, holds, orders, offsets, letters)
 
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any, Final
 
 import httpx
 
-from schemas.requests import request_id
+from schemas.instants import rfc3339
+from schemas.requests import order_id, request_id
 from tests.soak.evidence import Promise, Told
 from tests.soak.gaps import Gaps
 
@@ -25,6 +27,7 @@ REPEATED_SHARE: Final = 0.08
 TWICE_SHARE: Final = 0.05
 """and part that are sent twice at once."""
 ASSETS: Final = {"BTC": "0.0001", "ETH": "0.002"}
+PRICES: Final = {"BTC": Decimal(50_000), "ETH": Decimal(2_500)}
 
 
 @dataclass(slots=True)
@@ -38,10 +41,17 @@ class Asked:
     body: dict[str, Any]
     figure: Decimal
     told: set[Told] = field(default_factory=set)
+    is_late: bool = False
+    """The time of this order ended before a door took it."""
 
     @property
     def is_definite(self) -> bool:
         """Whether its caller may stop asking."""
+        return self.is_late or self.is_answered
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its caller was told what became of it, or will."""
         return not self.told.isdisjoint({"settled", "refused", "accepted"})
 
     def promises(self) -> Iterator[Promise]:
@@ -61,13 +71,14 @@ class Callers:
         self._tokens: dict[str, str] = {}
         self._names = [f"soak_{chance.getrandbits(48):012x}" for _ in range(count)]
         self._asked: list[Asked] = []
+        self._waiting: dict[str, str] = {}
         self.answers = Gaps()
         self.surprises: list[str] = []
 
     @property
     def acknowledged(self) -> int:
         """Requests with a definite answer so far."""
-        return sum(asked.is_definite for asked in self._asked)
+        return sum(asked.is_answered for asked in self._asked)
 
     def promises(self) -> list[Promise]:
         """What all of them were told."""
@@ -88,7 +99,7 @@ class Callers:
             asked = self._next(name, number)
             self._asked.append(asked)
             await asyncio.gather(*(self._ask(http, asked) for _ in range(1 + (self._chance.random() < TWICE_SHARE))))
-            if asked.is_definite and self._chance.random() < REPEATED_SHARE:
+            if asked.is_answered and self._chance.random() < REPEATED_SHARE:
                 await self._try(http, asked)
             number += 1
             await _pause(stop, self._pause_s * 2 * self._chance.random())
@@ -104,8 +115,23 @@ class Callers:
             return Asked(name, key, "Withdrawal", "/balance/withdraw", {"amount": str(amount)}, amount)
         asset, unit = self._chance.choice(sorted(ASSETS.items()))
         quantity = Decimal(unit) * self._chance.randrange(1, 20)
-        side = "market_buy" if draw < 0.85 else "market_sell"
-        return Asked(name, key, "OrderPlaced", "/orders", {"asset_id": asset, "order_type": side, "quantity": str(quantity)}, quantity)
+        order = {"asset_id": asset, "quantity": str(quantity), "client_order_id": key}
+        if draw < 0.8:
+            side = "market_buy" if draw < 0.72 else "market_sell"
+            return Asked(name, key, "OrderPlaced", "/orders", {**order, "order_type": side}, quantity)
+        if draw < 0.94 or name not in self._waiting:
+            self._waiting[name] = key
+            return Asked(name, key, "OrderPlaced", "/orders", {**order, **self._terms(asset)}, quantity)
+        order_name = self._waiting.pop(name)
+        return Asked(name, key, "OrderCancelRequested", f"/orders/{order_id(name, order_name)}/cancel", {}, Decimal(0))
+
+    def _terms(self, asset: str) -> dict[str, Any]:
+        """An order that waits, with a price near the market's, so that some fill at once, some later and some never."""
+        side = self._chance.choice(["limit_buy", "limit_buy", "limit_sell", "stop_loss_sell", "take_profit_sell"])
+        price = (PRICES[asset] * self._chance.randrange(9_800, 10_200) / 10_000).quantize(Decimal("0.01"))
+        force = self._chance.choice(["gtc", "gtc", "day", "gtd"])
+        ends = datetime.now(UTC) + timedelta(seconds=self._chance.uniform(3, 10))
+        return {"order_type": side, "price": str(price), "time_in_force": force, **({"expires_at": rfc3339(ends)} if force == "gtd" else {})}
 
     async def _ask(self, http: httpx.AsyncClient, asked: Asked) -> None:
         deadline = time.monotonic() + GIVE_UP_S
@@ -137,10 +163,13 @@ class Callers:
         code = "" if answer.is_success else _code(answer)
         by_settlement = "consistency-token" in answer.headers and code != "idempotency-key-reused"
         match answer.status_code:
-            case 201 | 202 as status:
-                return "settled" if status == 201 else "accepted"
-            case 422 | 409 if by_settlement:
+            case 200 | 201 | 202 as status:
+                return "accepted" if status == 202 else "settled"
+            case 404 | 409 | 422 if by_settlement:
                 return "refused"
+            case 422 if code == "validation-failed" and asked.body.get("time_in_force") == "gtd":
+                asked.is_late = True
+                return None
             case 401 | 429 | 503 if code != "outcome-unknown":  # nothing was sent by this call
                 if answer.status_code == 401:
                     self._tokens.pop(asked.username, None)

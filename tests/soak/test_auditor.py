@@ -168,8 +168,49 @@ def held_for_nothing(evidence: Evidence) -> None:
 
 
 def order_without_hold(evidence: Evidence) -> None:
-    order = {"status": "open", "order_type": "limit_buy", "asset_id": "BTC", "price": "2.005", "quantity": "1", "fee_bps": 10}
+    order = {"order_id": "ord_1", "status": "open", "order_type": "limit_buy", "asset_id": "BTC", "price": "2.005", "quantity": "1", "fee_bps": 10}
     evidence.items.append({"pk": f"ACCT#{ANN}", "sk": "ORDER#ord_1", "order": json.dumps(order)})
+
+
+def _with_orders(evidence: Evidence, *statuses: str) -> None:
+    """Entries of Bob's that tell of one order, one after the other; it stands as the first of them says."""
+    terms = {"order_id": "ord_1", "order_type": "limit_sell", "asset_id": "BTC", "quantity": "1", "held": "0"}
+    orders = [{**terms, "status": status} for status in statuses]
+    for version, order in enumerate(orders, start=2):
+        text = json.loads(result(BOB, version, "1.00", f"{4 + version}.00"))
+        text["lines"]["order"] = order
+        evidence.items.append(_entry(BOB, version, 100 + version, json.dumps(text)))
+    evidence.items.append({"pk": f"ACCT#{BOB}", "sk": "ORDER#ord_1", "order": json.dumps(orders[0])})
+
+
+def closed_order_changes(evidence: Evidence) -> None:
+    _with_orders(evidence, "completed", "cancelled")
+
+
+def order_left_behind(evidence: Evidence) -> None:
+    _with_orders(evidence, "open", "cancelled")
+
+
+def trigger_of_nobody(evidence: Evidence) -> None:
+    """A trigger that left an entry of a place where it does not stand."""
+    text = result(BOB, 2, "1.00", "6.00")
+    headers = {**_request_headers(BOB, 2), "ce_type": "cnop.account.OrderTriggered.v1"}
+    evidence.requests.append(Record(0, 6, BOB, headers, b"{}"))
+    evidence.items.append(_entry(BOB, 2, 7, text))
+
+
+def hold_from_nowhere(evidence: Evidence) -> None:
+    """What is available and what is held add up, but no leg says that anything was held."""
+    evidence.items[-1] = {**_account(BOB, 1, "5.00"), "lines": _lines({"USD": {"available": "4", "held": "1"}})}
+
+
+def cancel_in_vain_told_settled(evidence: Evidence) -> None:
+    """A cancel that found the order's time ended is no success."""
+    text = json.loads(result(BOB, 2, "1.00", "6.00"))
+    text |= {"kind": "OrderCancelRequested", "payload": {"type": "OrderCancelRequested"}}
+    text["lines"]["order"] = {"order_id": "ord_1", "status": "expired"}
+    evidence.items.append(_entry(BOB, 2, 6, json.dumps(text)))
+    evidence.promises = [Promise(BOB, f"{BOB}-2", "OrderCancelRequested", Decimal(0), "settled")]
 
 
 def still_parked(evidence: Evidence) -> None:
@@ -224,6 +265,11 @@ TAMPERED: dict[Callable[[Evidence], None], str] = {
     line_forgotten: "balance-is-not-the-fold",
     held_for_nothing: "held-is-not-the-open-orders",
     order_without_hold: "held-is-not-the-open-orders",
+    closed_order_changes: "closed-order-changed",
+    order_left_behind: "order-is-not-its-entry's",
+    trigger_of_nobody: "entry-of-no-record",
+    hold_from_nowhere: "balance-is-not-the-fold",
+    cancel_in_vain_told_settled: "told-another-outcome",
     still_parked: "still-parked",
     told_settled: "told-another-outcome",
     told_nothing: "told-nothing-was-sent",

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 
 from events.topics import REQUESTS, RESULTS
-from schemas.ledger import Account, CashLine, Entry, Position
+from schemas.ledger import Account, CashLine, Entry, Order, Position
 from schemas.money import exact
 from schemas.results import decode_result
 from tests.system.running import System, answered
@@ -51,7 +51,7 @@ async def test_every_acknowledged_request_is_decided(system: System) -> None:
     asked: dict[str, Counter[str]] = defaultdict(Counter)
     for record in await system.records(REQUESTS):
         headers = dict(record.headers)
-        if headers["ce_source"] == b"urn:cnop:command-api":
+        if headers["ce_source"] == b"urn:cnop:command-api":  # what comes from inside may find nothing to do
             asked[record.key.decode()][headers["ce_id"].decode()] += 1
     for username, ids in asked.items():
         assert ids.keys() <= {entry.request_id for entry in await system.entries(username)}, username
@@ -59,27 +59,33 @@ async def test_every_acknowledged_request_is_decided(system: System) -> None:
 
 @exact
 def check(account: Account, entries: list[Entry]) -> None:
-    """An account item equals the fold of its entries: versions, counters, and every line by its legs."""
+    """An account item equals the fold of its entries: versions, counters, every line by its legs, and what is held by the open orders."""
     assert [entry.version for entry in entries] == list(range(1, account.version + 1))
     assert account.counters == [entry.lines.counters for entry in entries if entry.parking is None][-1]
-    moved: dict[str, Decimal] = defaultdict(lambda: ZERO)
-    rows = orders = 0
+    moved: dict[tuple[str, str], Decimal] = defaultdict(lambda: ZERO)
+    orders: dict[str, Order] = {}
+    rows = 0
     for entry in entries:
         sums: dict[str, Decimal] = defaultdict(lambda: ZERO)
         for posting in entry.postings:
             sums[posting.unit] += posting.amount
-            if posting.account == "customer":
-                moved[posting.unit] += posting.amount
-                rows += posting.unit == "USD"
-        orders += entry.lines.order is not None
+            moved[posting.account, posting.unit] += posting.amount
+            rows += (posting.account, posting.unit) == ("customer", "USD")
+        if order := entry.lines.order:
+            assert order.order_id not in orders or orders[order.order_id].status == "open", order
+            orders[order.order_id] = order
         assert not any(sums.values()), entry
         assert not (entry.refusal and entry.postings), entry
-    assert (account.counters.transactions, account.counters.orders) == (rows, orders)
-    have = {unit: line.available + line.held for unit, line in account.cash.items()}
-    have |= {unit: position.quantity for unit, position in account.positions.items()}
-    assert have == {unit: moved[unit] for unit in have.keys() | moved.keys()}
-    lines: list[CashLine | Position] = [*account.cash.values(), *account.positions.values()]
-    for line in lines:
+    still_open = [order for order in orders.values() if order.status == "open"]
+    assert (account.counters.transactions, account.counters.orders, account.counters.open_orders) == (rows, len(orders), len(still_open))
+    holds: dict[str, Decimal] = defaultdict(lambda: ZERO)
+    for order in still_open:
+        holds["USD" if order.order_type.endswith("buy") else order.asset_id] += order.held
+    lines: dict[str, CashLine | Position] = {**account.cash, **account.positions}
+    assert {unit for house, unit in moved if house in ("customer", "held")} == lines.keys()
+    for unit, line in lines.items():
+        assert (line.available, line.held) == (moved["customer", unit], moved["held", unit]), unit
+        assert line.held == holds[unit], unit
         assert min(line.available, line.held) >= ZERO
 
 

@@ -25,6 +25,7 @@ SECURED = (
     ("GET", "/assets/B!/balance"),
     ("GET", "/assets/BTC/transactions?cursor=x"),
     ("GET", "/portfolio"),
+    ("GET", "/portfolio/history?period=x"),
     ("GET", "/users/portfolio/summary"),
     ("GET", "/insights/portfolio"),
     ("POST", "/orders"),
@@ -56,6 +57,12 @@ PROMISED = {
         "cnop_projected_results_total",
         "cnop_projection_lag_seconds_count",
         'cnop_consumer_lag_records{group="cnop-projector",partition="0",topic="cnop.account.results.v1"}',
+    ),
+    "triggers": (
+        "cnop_triggers_published_total",
+        "cnop_due_orders_total",
+        'cnop_trigger_sweep_seconds_count{sweep="expiry"}',
+        'cnop_consumer_lag_records{group="cnop-triggers",partition="0",topic="cnop.market.prices.v1"}',
     ),
     "market": ("cnop_market_published_total",),
 }
@@ -251,7 +258,8 @@ async def test_documents(system: System) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/balance", "/orders", "/balance/transactions", "/portfolio", "/users/portfolio/summary", "/assets/balances", "/auth/profile"]
+    "path",
+    ["/balance", "/orders", "/balance/transactions", "/portfolio", "/portfolio/history", "/users/portfolio/summary", "/assets/balances", "/auth/profile"],
 )
 async def test_answers_keep_to_the_document(system: System, path: str) -> None:
     """What is answered is what the document says."""

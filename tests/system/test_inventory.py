@@ -153,3 +153,16 @@ async def test_an_unknown_asset_changes_nothing(system: System) -> None:
     status, _, told = await cnop(system, "assets", "deactivate", "BTC", "NOSUCH")
     assert (status, told.strip()) == (1, "There is no asset NOSUCH. Nothing was changed.")
     assert answered(await get(system, "/inventory/assets/BTC"), 200)["data"]["is_active"] is True
+
+
+async def test_price_history(system: System) -> None:
+    """The running candle has the price that is shown; both paths answer alike, and an asset that is not listed is 404."""
+    price = answered(await get(system, "/assets/ETH"), 200)["data"]["price_usd"]
+    body = answered(await get(system, "/inventory/assets/eth/prices", interval="1d"), 200)
+    assert body.keys() == {"data", "interval", "has_more", "next_cursor"}
+    row = body["data"][-1]
+    assert row.keys() == {"at", "open", "high", "low", "close", "volume"}
+    assert row["low"] <= price <= row["high"]
+    assert answered(await get(system, "/assets/ETH/prices", interval="1d"), 200)["data"][0]["at"] == body["data"][0]["at"]
+    refused(await get(system, "/inventory/assets/NOSUCH/prices"), 404, "not-found")
+    refused(await get(system, "/inventory/assets/ETH/prices", interval="2d"), 422, "validation-failed", "#/query/interval")
