@@ -13,10 +13,10 @@ from typing import Any, Final, Literal
 from faststream.kafka import KafkaBroker
 from faststream.specification import AsyncAPI
 
-from events.descriptions import DEAD_LETTER_HEADERS, HEADERS, SOURCES, TOPICS
+from events.descriptions import DEAD_LETTER_HEADERS, HEADERS, SOURCES, TOPICS, TYPE_SOURCES
 from events.envelope import CONTENT_TYPE, HEADERS_MAX, SEQUENCE_DIGITS, SPEC_VERSION, Envelope, data_schema
 from events.payloads import EventType, Schema, event_types
-from events.topics import ASSETS, DEAD_LETTERS, PRICES, PROJECTOR, REQUESTS, RESULTS, SETTLEMENT, Topic, declared
+from events.topics import ASSETS, DEAD_LETTERS, PRICES, PROJECTOR, REQUESTS, RESULTS, SETTLEMENT, TRIGGERS, Topic, declared
 
 VERSION: Final = "3.0.0"
 BINDING: Final = "0.5.0"
@@ -53,15 +53,18 @@ class Flow:
 
 FLOWS: Final = (
     Flow("command-api", "send", REQUESTS, "A call that was accepted becomes a request."),
+    Flow("triggers", "send", REQUESTS, "Orders that became due, ended or whose asset is not traded any more: requests from inside."),
     Flow("settlement", "receive", REQUESTS, "Requests are decided and stored.", SETTLEMENT),
     Flow("settlement", "send", RESULTS, "What was stored is told, in one Kafka transaction with the offsets of the requests."),
     Flow("projector", "receive", RESULTS, "Results are shown in the views.", PROJECTOR),
     Flow("market", "send", PRICES, "Each asset's price, at an interval."),
     Flow("market", "send", ASSETS, "Every asset at the start, and what changes."),
     Flow("projector", "receive", PRICES, "Prices are shown.", PROJECTOR),
+    Flow("triggers", "receive", PRICES, "Each price asks for the open orders that it reaches.", TRIGGERS),
     Flow("projector", "receive", ASSETS, "Assets are shown.", PROJECTOR),
     Flow("settlement", "send", DEAD_LETTERS, "Requests that cannot be read, in one Kafka transaction with their offsets."),
     Flow("projector", "send", DEAD_LETTERS, "Results, prices and assets that cannot be read."),
+    Flow("triggers", "send", DEAD_LETTERS, "Prices that cannot be read."),
 )
 
 
@@ -168,7 +171,7 @@ def _headers(kind: EventType) -> Schema:
     always: dict[str, Schema] = {
         "ce_specversion": {"const": SPEC_VERSION},
         "ce_id": {},
-        "ce_source": {"const": SOURCES[kind.topic]},
+        "ce_source": {"enum": list(TYPE_SOURCES.get(kind.name) or (SOURCES[kind.topic],))},
         "ce_type": {"const": kind.name},
         "ce_subject": {},
         "ce_time": {"format": "date-time"},
@@ -177,11 +180,13 @@ def _headers(kind: EventType) -> Schema:
         "ce_correlationid": {},
         "x-request-id": {},
     }
+    sometimes: dict[str, Schema] = {"traceparent": {}, "tracestate": {}}
     if kind.topic == RESULTS:
         always["ce_causationid"] = {"format": "uuid"}
+    elif kind.name in TYPE_SOURCES:
+        sometimes["ce_causationid"] = {}
     if kind.topic in (RESULTS, PRICES):
         always["ce_sequence"] = {"pattern": f"^[0-9]{{{SEQUENCE_DIGITS}}}$"}
-    sometimes: dict[str, Schema] = {"traceparent": {}, "tracestate": {}}
     if kind.topic in (REQUESTS, RESULTS):
         sometimes["cnop-reply-to"] = {"pattern": "^reply:[A-Za-z0-9-]{1,64}$"}
     return {**_object(always, sometimes, HEADERS), "maxProperties": HEADERS_MAX}

@@ -25,6 +25,10 @@ WATCH_INTERVAL_S: Final = 1.0
 WATCH_TIMEOUT_S: Final = 2.0
 RETRY_BACKOFF_MS: Final = 20
 REQUEST_TIMEOUT_MS: Final = 10_000
+BATCH_BYTES: Final = 16 * 1024
+BULK_BATCH_BYTES: Final = REQUEST_BYTES_MAX * 3 // 4
+"""Records of one partition that are sent together: few for somebody who waits for each, many for who has thousands at a time. A batch counts as one
+message for the topic's bound."""
 IN_FLIGHT_MAX: Final = 1_000
 """Events that are handed over or waiting for it, and not acknowledged, at once: with it the bytes in the client's buffers are bounded."""
 
@@ -58,13 +62,14 @@ class PublisherDead(RuntimeError):
 class Bus:
     """A door's publisher. `start` waits for the first connection; `watch` must run as a held task: it tells whether a broker answers."""
 
-    def __init__(self, bootstrap: str, *, client_id: str, acknowledge_s: float, in_flight_max: int = IN_FLIGHT_MAX) -> None:
+    def __init__(self, bootstrap: str, *, client_id: str, acknowledge_s: float, in_flight_max: int = IN_FLIGHT_MAX, batch_bytes: int = BATCH_BYTES) -> None:
         self._bootstrap = bootstrap
         self._client_id = client_id
         self._producer: AIOKafkaProducer | None = None
         self._acknowledge_s = acknowledge_s
         self._reachable = False
         self._in_flight_max = in_flight_max
+        self._batch_bytes = batch_bytes
         self._publishing = 0
         self._on_the_way: set[str] = set()
         self._gave_up: BaseException | None = None
@@ -92,6 +97,7 @@ class Bus:
             enable_idempotence=True,
             acks="all",
             linger_ms=0,
+            max_batch_size=self._batch_bytes,
             max_request_size=REQUEST_BYTES_MAX,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             retry_backoff_ms=RETRY_BACKOFF_MS,

@@ -8,6 +8,7 @@ from typing import Final
 
 from events.topics import ASSETS, DEAD_LETTERS, PRICES, REQUESTS, RESULTS
 from schemas.market import ASSET_CHANGED, ASSET_LISTED, PRICE_CHANGED
+from schemas.requests import INTERNAL, REQUEST_TYPES, DrainRequested
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ SOURCES: Final = {
     ASSETS: "urn:cnop:market",
 }
 
+TYPE_SOURCES: Final = {
+    **{name: ("urn:cnop:triggers",) for name, kind in REQUEST_TYPES.items() if kind in INTERNAL},
+    **{name: ("urn:cnop:operator", "urn:cnop:settlement") for name, kind in REQUEST_TYPES.items() if kind is DrainRequested},
+}
+"""Types that come from elsewhere than the others of their topic."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResultText:
@@ -82,11 +89,20 @@ RESULTS_OF: Final[dict[str, ResultText]] = {
     "cnop.account.DepositRejected.v1": ResultText("A deposit was refused; nothing moved.", "Deposit", is_refusal=True),
     "cnop.account.WithdrawalSettled.v1": ResultText("Cash left.", "Withdrawal", moves=True),
     "cnop.account.WithdrawalRejected.v1": ResultText("A withdrawal was refused; nothing moved.", "Withdrawal", is_refusal=True),
-    "cnop.account.OrderAccepted.v1": ResultText("An order was accepted and is open: what it needs is held. Limit orders only.", None, "open"),
-    "cnop.account.OrderFilled.v1": ResultText("An order was filled whole: cash and holdings moved.", None, "completed", moves=True),
-    "cnop.account.OrderCancelled.v1": ResultText("An order ended without a fill; what it held is free again.", None, "cancelled"),
-    "cnop.account.OrderExpired.v1": ResultText("An open order reached its time; what it held is free again.", None, "expired"),
+    "cnop.account.OrderAccepted.v1": ResultText(
+        "An order with a price was accepted and is open: what its fill may take is held.", "OrderPlaced", "open", moves=True
+    ),
+    "cnop.account.OrderFilled.v1": ResultText(
+        "An order was filled whole, at once or when a price reached it: what it held is free again, cash and holdings moved.", None, "completed", moves=True
+    ),
+    "cnop.account.OrderCancelled.v1": ResultText("An order ended without a fill, and its reason says why; what it held is free again.", None, "cancelled"),
+    "cnop.account.OrderExpired.v1": ResultText("An open order reached its time; what it held is free again.", None, "expired", moves=True),
     "cnop.account.OrderRejected.v1": ResultText("An order was refused; nothing moved.", "OrderPlaced", is_refusal=True),
+    "cnop.account.OrderCancelRejected.v1": ResultText(
+        "A cancellation was refused: there is no such order, or it is closed already, and the refusal tells how it stands.",
+        "OrderCancelRequested",
+        is_refusal=True,
+    ),
     "cnop.account.CommandFenced.v1": ResultText("A command was fenced before it was decided, and will never happen.", "FenceRequested"),
     "cnop.account.AccountParked.v1": ResultText(
         "An account was parked: its requests from this one on wait, in their order, until an operator lets them be decided. Nothing moved. "
@@ -145,13 +161,24 @@ FIELDS: Final[dict[str, str]] = {
     "Withdrawal.currency": "ISO 4217 code",
     "OrderPlaced.username": "Whose account",
     "OrderPlaced.asset_id": "The asset to be bought or sold",
-    "OrderPlaced.order_type": "Market or limit, buy or sell",
+    "OrderPlaced.order_type": "At the market; or when the price falls to a limit (limit_buy) or a stop (stop_loss_sell), or rises to one (the others)",
     "OrderPlaced.quantity": "In units of the asset, above zero, at most the asset's decimals",
     "OrderPlaced.stamp": "What the door added",
-    "OrderPlaced.price": "The limit in the home currency; of limit orders only",
+    "OrderPlaced.price": "The limit or the stop, in the home currency; not of market orders",
     "OrderPlaced.client_order_id": "The client's own name of the order, once per account",
     "OrderPlaced.time_in_force": "gtc until cancelled, gtd until expires_at, day until 00:00 UTC, ioc and fok at once or not at all",
     "OrderPlaced.expires_at": "When the order ends unfilled; of gtd only",
+    "OrderCancelRequested.username": "Whose account",
+    "OrderCancelRequested.order_id": "The order that is not wanted any more",
+    "OrderTriggered.username": "Whose account",
+    "OrderTriggered.order_id": "The order that is due",
+    "OrderTriggered.price": "The market's price that reached it, in the home currency: what it fills at",
+    "OrderTriggered.sequence": "Number of that price among those of the asset; an order acts only on prices later than its own quote",
+    "OrderExpiryReached.username": "Whose account",
+    "OrderExpiryReached.order_id": "The order whose time has ended",
+    "OrderRevoked.username": "Whose account",
+    "OrderRevoked.order_id": "The order that the platform takes back",
+    "OrderRevoked.reason": "Why: its asset is not traded any more",
     "FenceRequested.username": "Whose command; the record's ce_id is the request id of the command",
     "DrainRequested.username": "Whose waiting requests; the record's ce_id names this step of draining",
     "LimitStamp.day_limit": "The most that may move on one day (UTC), in the request's currency",
@@ -198,9 +225,10 @@ FIELDS: Final[dict[str, str]] = {
     "Counters.withdrawn": "Withdrawn on that day, in the home currency",
     "Counters.transactions": "Movements of cash so far",
     "Counters.orders": "Orders so far",
+    "Counters.open_orders": "Orders that are open now",
     "Order.order_id": "ord_ and 32 hex digits",
     "Order.asset_id": "The asset",
-    "Order.order_type": "Market or limit, buy or sell",
+    "Order.order_type": "At the market; or when the price falls to a limit (limit_buy) or a stop (stop_loss_sell), or rises to one (the others)",
     "Order.quantity": "What was ordered, in units of the asset",
     "Order.status": "open, or how it ended",
     "Order.created_version": "The account's version at placing",
@@ -209,24 +237,40 @@ FIELDS: Final[dict[str, str]] = {
     "Order.quote_price": "The price that the door saw, in the home currency",
     "Order.quote_sequence": "Number of that price among those of the asset",
     "Order.fee_bps": "Fee in basis points of the value",
-    "Order.price": "The limit, in the home currency; of limit orders only",
+    "Order.price": "The limit or the stop, in the home currency: the order is due at it or at a better one; absent for market orders",
     "Order.filled_quantity": "0 or the whole quantity",
     "Order.average_price": "Price of the fill; absent without one",
-    "Order.total_amount": "Value of the fill in the home currency, without the fee",
+    "Order.total_amount": "Value of the fill in the home currency, without the fee; before and without a fill, what it is worth at its own price",
     "Order.fee": "Fee taken, in the home currency",
     "Order.client_order_id": "The client's own name of the order",
     "Order.time_in_force": "gtc until cancelled, gtd until expires_at, day until 00:00 UTC, ioc and fok at once or not at all",
-    "Order.expires_at": "When the order ends unfilled; of gtd only",
-    "Posting.account": "customer is the account's owner; world, market and fees are the house's",
+    "Order.expires_at": "When the order ends unfilled; of gtd and day only",
+    "Order.held": "What is held for it while it is open: home currency for a buy, units of the asset for a sale",
+    "Order.updated_version": "The account's version at its last change",
+    "Order.reason": "Why it was cancelled; absent where it was not",
+    "Posting.account": "customer is what the account's owner can dispose of, held what open orders hold; world, market and fees are the house's",
     "Posting.unit": "Currency or asset",
     "Posting.amount": "What comes to that account; negative for what leaves it",
     "Refusal.code": "A code of the catalogue of problems, such as insufficient-funds",
     "Refusal.detail": "A sentence for the user",
     "Refusal.pointer": "JSON pointer to the field that it is about",
+    "Refusal.order": "The order as it stands, where it stood in the way",
     "PriceChanged.asset_id": "The asset",
     "PriceChanged.price": "Of one whole unit, in the home currency",
     "PriceChanged.sequence": "Number among the prices of the asset, from 1",
     "PriceChanged.at": "When it was made",
+    "PriceChanged.volume": "What was traded in the market since the price before it, in units of the asset",
+    "PriceChanged.figures": "What the price is shown beside; null in records of releases that kept no history",
+    "Figures.high_24h": "Highest price of the last 24 full hours and the running one",
+    "Figures.low_24h": "Lowest price of that time",
+    "Figures.volume_24h": "What was traded in that time, each hour at its last price, in the home currency",
+    "Figures.highest": "Highest price since history is kept",
+    "Figures.highest_at": "When it was that for the first time",
+    "Figures.lowest": "Lowest price since history is kept",
+    "Figures.lowest_at": "When it was that for the first time",
+    "Figures.price_24h_ago": "Price at the beginning of that time; null where there was none yet",
+    "Figures.price_7d_ago": "Price 7 days before the running hour; null where there was none yet",
+    "Figures.price_30d_ago": "Price 30 days before the running hour; null where there was none yet",
     "Asset.asset_id": "Id, such as BTC",
     "Asset.name": "Name",
     "Asset.description": "A sentence or two",

@@ -44,6 +44,8 @@ POLL_WAIT_MS: Final = 5
 
 Handler = Callable[[Sequence[Inbound]], Awaitable[Sequence[tuple[Inbound, str]]]]
 """Takes a batch in order of each partition; returns the records it could not read, each with the reason."""
+Unfinished = Callable[[], Mapping[tuple[str, int], int]]
+"""By topic and partition: the first offset on which the handler's work goes on after it has returned."""
 
 
 class Subscriber:
@@ -58,6 +60,7 @@ class Subscriber:
         topics: Sequence[str],
         handler: Handler,
         batch_records_max: int,
+        unfinished: Unfinished = dict,
         watch_interval_s: float = WATCH_INTERVAL_S,
         idle_stall_s: float = IDLE_STALL_S,
         busy_stall_s: float = BUSY_STALL_S,
@@ -65,7 +68,9 @@ class Subscriber:
         self._group = group
         self._handler = handler
         self._streak = Streak()
+        self._unfinished = unfinished
         self._pending: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
         self._in_hand: dict[TopicPartition, int] = {}
         self._measured: set[TopicPartition] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -227,10 +232,15 @@ class Subscriber:
         if client is None or not pending:
             return
         owned = {tp: offset for tp, offset in pending.items() if tp in client.assignment()}
-        if not owned:
+        unfinished = self._unfinished()
+        done = {tp: min(offset, unfinished.get((tp.topic, tp.partition), offset)) for tp, offset in owned.items()}
+        new = {tp: offset for tp, offset in done.items() if self._committed.get(tp) != offset}
+        self._pending = {tp: offset for tp, offset in owned.items() if done[tp] < offset} | self._pending
+        if not new:
             return
         try:
-            await asyncio.wait_for(client.commit(owned), COMMIT_S)
+            await asyncio.wait_for(client.commit(new), COMMIT_S)
+            self._committed |= new
         except CommitFailedError:
             log.info("partitions moved on before their offsets were committed")
         except BaseException:

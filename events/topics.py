@@ -21,6 +21,7 @@ DEAD_LETTERS: Final = "cnop.dead-letters.v1"
 
 SETTLEMENT: Final = "cnop-settlement"
 PROJECTOR: Final = "cnop-projector"
+TRIGGERS: Final = "cnop-triggers"
 """Consumer groups. A settlement partition's transactional id is the group's name, a hyphen and the partition's number."""
 
 REQUEST_BYTES_MAX: Final = 128 * 1024

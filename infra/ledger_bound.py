@@ -18,55 +18,20 @@ SHED: Final = Counter("cnop_ledger_reads_shed_total", "Ledger reads refused at t
 
 
 class TooManyReads(RuntimeError):
-    """So many reads of the ledger wait already that one more is refused. It may be repeated later."""
+    """So many reads of the store wait already that one more is refused. It may be repeated later."""
 
 
-class BoundedReads:
-    """The reads of a ledger, so many at once. Implements `ParkedReads`; each call may raise TooManyReads."""
+class Turns:
+    """Lets so many at once go on, and so many wait."""
 
-    def __init__(self, ledger: ParkedReads, *, at_once: int = READS_AT_ONCE, waiting_max: int = READS_WAITING_MAX) -> None:
-        self._ledger = ledger
+    def __init__(self, at_once: int, waiting_max: int) -> None:
         self._slots = asyncio.Semaphore(at_once)
         self._waiting = 0
         self._waiting_max = waiting_max
 
-    async def account(self, username: str) -> Account:
-        """See `LedgerReads`."""
-        async with self._turn():
-            return await self._ledger.account(username)
-
-    async def entry(self, username: str, request_id: str) -> Entry | None:
-        """See `LedgerReads`."""
-        async with self._turn():
-            return await self._ledger.entry(username, request_id)
-
-    async def order(self, username: str, order_id: str) -> Order | None:
-        """See `LedgerReads`."""
-        async with self._turn():
-            return await self._ledger.order(username, order_id)
-
-    async def entries(self, username: str, *, before: int | None, limit: int) -> list[Entry]:
-        """See `LedgerReads`."""
-        async with self._turn():
-            return await self._ledger.entries(username, before=before, limit=limit)
-
-    async def asset_entries(self, username: str, asset_id: str, *, before: int | None, limit: int) -> list[Entry]:
-        """See `LedgerReads`."""
-        async with self._turn():
-            return await self._ledger.asset_entries(username, asset_id, before=before, limit=limit)
-
-    async def orders(self, username: str, *, before: int | None, limit: int) -> list[Order]:
-        """See `LedgerReads`."""
-        async with self._turn():
-            return await self._ledger.orders(username, before=before, limit=limit)
-
-    async def waits(self, username: str, request_id: str) -> bool:
-        """See `ParkedReads`."""
-        async with self._turn():
-            return await self._ledger.waits(username, request_id)
-
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn and have it. TooManyReads where too many wait already."""
         if self._waiting >= self._waiting_max:
             SHED.inc()
             raise TooManyReads(f"{self._waiting_max} reads wait already")
@@ -79,3 +44,51 @@ class BoundedReads:
             yield
         finally:
             self._slots.release()
+
+
+class BoundedReads:
+    """The reads of a ledger, so many at once. Implements `ParkedReads`; each call may raise TooManyReads."""
+
+    def __init__(self, ledger: ParkedReads, *, at_once: int = READS_AT_ONCE, waiting_max: int = READS_WAITING_MAX) -> None:
+        self._ledger = ledger
+        self._turns = Turns(at_once, waiting_max)
+
+    async def account(self, username: str) -> Account:
+        """See `LedgerReads`."""
+        async with self._turns.turn():
+            return await self._ledger.account(username)
+
+    async def entry(self, username: str, request_id: str) -> Entry | None:
+        """See `LedgerReads`."""
+        async with self._turns.turn():
+            return await self._ledger.entry(username, request_id)
+
+    async def order(self, username: str, order_id: str) -> Order | None:
+        """See `LedgerReads`."""
+        async with self._turns.turn():
+            return await self._ledger.order(username, order_id)
+
+    async def entries(self, username: str, *, before: int | None, limit: int) -> list[Entry]:
+        """See `LedgerReads`."""
+        async with self._turns.turn():
+            return await self._ledger.entries(username, before=before, limit=limit)
+
+    async def asset_entries(self, username: str, asset_id: str, *, before: int | None, limit: int) -> list[Entry]:
+        """See `LedgerReads`."""
+        async with self._turns.turn():
+            return await self._ledger.asset_entries(username, asset_id, before=before, limit=limit)
+
+    async def orders(self, username: str, *, before: int | None, limit: int) -> list[Order]:
+        """See `LedgerReads`."""
+        async with self._turns.turn():
+            return await self._ledger.orders(username, before=before, limit=limit)
+
+    async def days(self, username: str, first: str, last: str, *, limit: int) -> list[Account]:
+        """See `LedgerReads`."""
+        async with self._turns.turn():
+            return await self._ledger.days(username, first, last, limit=limit)
+
+    async def waits(self, username: str, request_id: str) -> bool:
+        """See `ParkedReads`."""
+        async with self._turns.turn():
+            return await self._ledger.waits(username, request_id)

@@ -4,6 +4,7 @@ A processor waits a bounded time for its machines at the start. A background tas
 and it goes on from the committed offsets.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -13,12 +14,13 @@ import stamina
 import structlog
 
 from events import topics
-from events.bus import Bus
+from events.bus import BULK_BATCH_BYTES, Bus
 from events.consumer import Consumer, Loop
 from events.subscriber import Subscriber
 from infra.asset_file import load_asset_file
 from infra.cache import Views
 from infra.cache_client import Cache, CacheUnavailable
+from infra.candles import CandleStore
 from infra.clock import SystemClock, SystemIds, pause
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.http import DoorApp, admin_app
@@ -26,11 +28,12 @@ from infra.http_health import Health
 from infra.http_serve import be
 from infra.ledger_bound import BoundedReads
 from infra.market import MarketCache, MarketStore
+from infra.open_orders import OpenOrders
 from infra.parked import ParkingLedger
 from infra.price_files import load_price_files
 from infra.process import Background
 from infra.settings import Settings
-from processors import market, projector, settlement
+from processors import market, projector, settlement, triggers
 from processors.prices import ReplayedPrices, SimulatedPrices
 
 log = structlog.get_logger()
@@ -131,6 +134,7 @@ async def _market(settings: Settings, health: Health, background: Background) ->
         prices = market.run(
             load_asset_file(None),
             MarketStore(dynamo),
+            CandleStore(dynamo),
             bus,
             prices=source,
             clock=SystemClock(),
@@ -147,6 +151,38 @@ async def _market(settings: Settings, health: Health, background: Background) ->
             await bus.stop(settings.shutdown_s * STOP_SHARE)
 
 
+@asynccontextmanager
+async def _triggers(settings: Settings, health: Health, background: Background) -> AsyncIterator[None]:
+    bus = Bus(settings.kafka, client_id=f"cnop-triggers-{settings.slot}", acknowledge_s=settings.publish_wait_s, batch_bytes=BULK_BATCH_BYTES)
+    async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
+        await _patiently("dynamodb", dynamo.ping)
+        await _patiently("kafka", bus.start)
+        timer = asyncio.get_running_loop().time
+        handler = triggers.Triggers(OpenOrders(dynamo), MarketStore(dynamo), bus, clock=SystemClock(), ids=SystemIds(), timer=timer)
+        subscriber = Subscriber(
+            settings.kafka,
+            group=topics.TRIGGERS,
+            slot=settings.slot,
+            topics=triggers.TOPICS,
+            handler=handler.handle,
+            batch_records_max=triggers.BATCH_RECORDS_MAX,
+            unfinished=handler.unfinished,
+        )
+        await _patiently("kafka", subscriber.start)
+        background.start("broker-watch", bus.watch())
+        background.start("prices", subscriber.run())
+        background.start("triggers", handler.run(lambda: bool(subscriber.assigned)))
+        health.check("kafka", subscriber.ping)
+        health.check("dynamodb", dynamo.ping)
+        health.check("partitions", partial(_assigned, lambda: bool(subscriber.assigned)))
+        health.check("moving", subscriber.moving)
+        try:
+            yield
+        finally:
+            await subscriber.stop()
+            await bus.stop(settings.shutdown_s * STOP_SHARE)
+
+
 def price_source(settings: Settings) -> market.PriceSource:
     """Where prices come from. PriceFileInvalid where they should come from files that cannot be used."""
     match settings.market_source:
@@ -160,7 +196,7 @@ def price_source(settings: Settings) -> market.PriceSource:
             assert_never(settings.market_source)
 
 
-PROCESSORS: Final[Mapping[str, Parts]] = {"settlement": _settlement, "projector": _projector, "market": _market}
+PROCESSORS: Final[Mapping[str, Parts]] = {"settlement": _settlement, "projector": _projector, "triggers": _triggers, "market": _market}
 
 
 async def _patiently(machine: str, connect: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, Protocol
 
 from litestar.params import Dependency
 
+from infra.candles import CandleReads
 from infra.clock import Clock
 from infra.parked import ParkedReads
 from schemas.identity import Profile
@@ -19,4 +20,5 @@ class ProfileReads(Protocol):
 
 GivenLedger = Annotated[ParkedReads, Dependency(skip_validation=True)]
 GivenClock = Annotated[Clock, Dependency(skip_validation=True)]
+GivenCandles = Annotated[CandleReads, Dependency(skip_validation=True)]
 GivenProfiles = Annotated[ProfileReads, Dependency(skip_validation=True)]

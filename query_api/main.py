@@ -10,6 +10,7 @@ from litestar.di import Provide
 
 from infra import http_problems
 from infra.cache import Cache, Denylist, Views
+from infra.candles import BoundedCandles, CandleReads, CandleStore
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.http import Auth, DoorApp, Health, ProblemError, Revocations, be, build_app
@@ -20,7 +21,7 @@ from infra.parked import ParkedReads, ParkingLedger
 from infra.secrets import derive, read_secret
 from infra.settings import Settings
 from infra.tokens import TokenVerifier
-from query_api import assets, history, orders, portfolio, profile, status
+from query_api import assets, history, orders, portfolio, portfolio_history, prices, profile, status
 from query_api.cursors import KEY_PURPOSE as CURSOR_KEY
 from query_api.cursors import Cursors
 from query_api.fresh import asked
@@ -31,7 +32,7 @@ from schemas.commands import KEY_PURPOSE as COMMAND_KEY
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[Any]]
 
 NAME: Final = "query-api"
-ROUTES: Final = (*assets.ROUTES, *portfolio.ROUTES, *history.ROUTES, *orders.ROUTES, *profile.ROUTES, *status.ROUTES)
+ROUTES: Final = (*assets.ROUTES, *prices.ROUTES, *portfolio.ROUTES, *portfolio_history.ROUTES, *history.ROUTES, *orders.ROUTES, *profile.ROUTES, *status.ROUTES)
 _PROBLEMS: Final[dict[type[Exception], tuple[str, str]]] = {
     DynamoUnavailable: ("unavailable", "The store does not answer now."),
     TooManyReads: ("overloaded", "The store is asked too much now."),
@@ -56,6 +57,7 @@ def build(settings: Settings) -> DoorApp:
         ledger=ledger,
         views=Views(cache, ledger, generation=settings.generation, ttl_s=settings.view_ttl_s),
         market=MarketCache(cache, MarketStore(dynamo)),
+        candles=BoundedCandles(CandleStore(dynamo)),
         profiles=IdentityStore(dynamo),
         revocations=Denylist(cache, clock),
     )
@@ -72,6 +74,7 @@ class Sources:
     ledger: ParkedReads
     views: Views
     market: MarketCache
+    candles: CandleReads
     profiles: ProfileReads
     revocations: Revocations
 
@@ -87,6 +90,7 @@ def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, healt
         auth=Auth(TokenVerifier.from_file(settings.jwt_public_key_file, clock), sources.revocations, fail_closed=False),
         dependencies=_provided(
             by=asked,
+            candles=_always(sources.candles),
             clock=_always(clock),
             command_key=_always(CommandKey(derive(secret, COMMAND_KEY))),
             cursors=_always(Cursors(derive(secret, CURSOR_KEY), clock)),

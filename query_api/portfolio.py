@@ -41,7 +41,7 @@ async def asset_balance(asset_id: str, by: Asked, views: Views, market: MarketCa
     position = shown.value.positions.get(asset_id)
     if position is None:
         raise ProblemError("not-found", "You never held any of this asset.")
-    now = await _market(market)
+    now = await market_now(market)
     return answer(by, shown, asset_balance_of(asset_id, position, now.prices, now.by_id))
 
 
@@ -54,7 +54,7 @@ async def asset_balance(asset_id: str, by: Asked, views: Views, market: MarketCa
 async def asset_balances(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
     """All holdings that there ever were, by asset id."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    now = await _market(market)
+    now = await market_now(market)
     rows = [asset_balance_of(asset_id, position, now.prices, now.by_id) for asset_id, position in sorted(shown.value.positions.items())]
     return answer(by, shown, AssetBalances(data=rows))
 
@@ -68,7 +68,7 @@ async def asset_balances(by: Asked, views: Views, market: MarketCache) -> Respon
 async def portfolio(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
     """Holdings above zero with their value, and the totals. Percentages of the priced holdings add up to exactly 100."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    now = await _market(market)
+    now = await market_now(market)
     return answer(by, shown, portfolio_of(shown.value, now.prices, now.by_id))
 
 
@@ -81,7 +81,7 @@ async def portfolio(by: Asked, views: Views, market: MarketCache) -> Response[by
 async def summary(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
     """Cash, held cash, the holdings' value, and all of it. Holdings without a price are named and not counted."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    return answer(by, shown, summary_of(shown.value, (await _market(market)).prices))
+    return answer(by, shown, summary_of(shown.value, (await market_now(market)).prices))
 
 
 @get(
@@ -93,18 +93,18 @@ async def summary(by: Asked, views: Views, market: MarketCache) -> Response[byte
 async def insights(by: Asked, views: Views, market: MarketCache, clock: GivenClock) -> Response[bytes]:
     """The portfolio in a few sentences, made by rules."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    now = await _market(market)
+    now = await market_now(market)
     text = in_words(portfolio_of(shown.value, now.prices, now.by_id))
     return answer(by, shown, InsightAnswer(data=Insight(summary=text, generated_at=clock.now(), model=MODEL)))
 
 
-ROUTES: Final[tuple[Any, ...]] = (balance, asset_balance, asset_balances, portfolio, summary, insights)
-
-
-async def _market(market: MarketCache) -> MarketSnapshot:
+async def market_now(market: MarketCache) -> MarketSnapshot:
     """Prices and names; nothing of either where they cannot be read, which the answers tell as unpriced assets."""
     try:
         return await market.snapshot()
     except DynamoUnavailable as error:
         log.warning("portfolio without prices", error=str(error))
         return MarketSnapshot()
+
+
+ROUTES: Final[tuple[Any, ...]] = (balance, asset_balance, asset_balances, portfolio, summary, insights)

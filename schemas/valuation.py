@@ -51,7 +51,7 @@ def asset_balance_of(asset_id: str, position: Position, prices: Prices, assets: 
         quantity=trimmed(position.quantity),
         held_quantity=trimmed(position.held),
         average_cost=average_cost(position),
-        realized_pnl=_money(position.realised),
+        realized_pnl=in_cents(position.realised),
         current_price=price.price if price else None,
         total_value=position.quantity * price.price if price else None,
         created_at=position.created_at,
@@ -81,6 +81,11 @@ def average_cost(position: Position) -> Decimal | None:
     return shown_price(share_up(position.cost_basis, Decimal(1), position.quantity, AVERAGE_COST_SCALE))
 
 
+def in_cents(value: Decimal) -> Decimal:
+    """A value as it is shown: rounded down to the home currency's smallest unit."""
+    return round_down(value, currency_scale(HOME_CURRENCY))
+
+
 def _holding(asset_id: str, position: Position, price: PriceChanged | None, assets: Assets, share: Decimal | None) -> Holding:
     value = position.quantity * price.price if price else None
     return Holding(
@@ -89,25 +94,25 @@ def _holding(asset_id: str, position: Position, price: PriceChanged | None, asse
         quantity=trimmed(position.quantity),
         held_quantity=trimmed(position.held),
         current_price=shown_price(price.price) if price else None,
-        market_value=_money(value) if value is not None else None,
+        market_value=in_cents(value) if value is not None else None,
         percentage=share,
         average_cost=average_cost(position),
-        unrealized_pnl=_money(value - position.cost_basis) if value is not None else None,
-        realized_pnl=_money(position.realised),
+        unrealized_pnl=in_cents(value - position.cost_basis) if value is not None else None,
+        realized_pnl=in_cents(position.realised),
     )
 
 
 def _totals(account: Account, held: Mapping[str, Position], values: Mapping[str, Decimal], prices: Prices) -> dict[str, object]:
     cash = account.cash.get(HOME_CURRENCY, CashLine())
-    worth = _money(sum(values.values(), ZERO))
+    worth = in_cents(sum(values.values(), ZERO))
     lines: list[CashLine | Position] = [*account.cash.values(), *account.positions.values()]
     return {
         "cash_balance": in_currency(cash.available, HOME_CURRENCY),
         "held_cash": in_currency(cash.held, HOME_CURRENCY),
         "total_asset_value": worth,
         "total_portfolio_value": in_currency(cash.available + cash.held + worth, HOME_CURRENCY),
-        "unrealized_pnl": _money(sum((value - held[asset_id].cost_basis for asset_id, value in values.items()), ZERO)),
-        "realized_pnl": _money(sum((position.realised for position in account.positions.values()), ZERO)),
+        "unrealized_pnl": in_cents(sum((value - held[asset_id].cost_basis for asset_id, value in values.items()), ZERO)),
+        "realized_pnl": in_cents(sum((position.realised for position in account.positions.values()), ZERO)),
         "currency": HOME_CURRENCY,
         "unpriced_assets": sorted(held.keys() - values.keys()),
         "prices_as_of": _oldest(prices[asset_id] for asset_id in values),
@@ -123,7 +128,3 @@ def _oldest(prices: Iterable[PriceChanged]) -> object:
 
 def _name(asset_id: str, assets: Assets) -> str:
     return assets[asset_id].name if asset_id in assets else asset_id
-
-
-def _money(value: Decimal) -> Decimal:
-    return round_down(value, currency_scale(HOME_CURRENCY))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MACHINES = ("kafka", "dynamodb", "valkey")
-PROCESSES = ("origin", "settlement", "projector", "market")
+PROCESSES = ("origin", "settlement", "projector", "triggers", "market")
 SPARES = ("settlement-2",)
 """Second slots, `KIND-SLOT`: started only where a stack names them among its processes."""
 

@@ -26,6 +26,7 @@ from schemas.identity import Profile
 from schemas.market import Asset, PriceChanged
 from schemas.results import encode_result
 from schemas.views import consistency_token
+from tests.fakes.candles import MemoryCandles
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import ASSETS, History, HistoryReads, Step
 
@@ -89,6 +90,7 @@ class ReadDoor:
     clock: FakeClock
     signer: TokenSigner
     secret: bytes
+    candles: MemoryCandles
 
     def user(self, *steps: Step) -> History:
         """A user with a history that is settled and not yet shown."""
@@ -126,15 +128,16 @@ async def read_door(redis_url: str, folder: Path) -> AsyncIterator[ReadDoor]:
     settings = Settings(redis_url=redis_url, **files)
     clock, cache, reads, market, profiles = FakeClock(), Cache(redis_url, client_name="test"), AwayReads({}), MemoryMarket(), Profiles()
     await cache.client.flushdb()
+    candles = MemoryCandles()
     views, denylist = Views(cache, reads, generation=1, ttl_s=1_000), Denylist(cache, clock)
-    sources = Sources(reads, views, MarketCache(cache, market, memory_s=0), profiles, denylist)
+    sources = Sources(reads, views, MarketCache(cache, market, memory_s=0), candles, profiles, denylist)
     health = Health()
     health.check("redis", cache.ping)
     app = assemble(settings, sources, clock, SystemIds(), health)
     signer = TokenSigner.from_file(settings.jwt_private_key_file, clock, SystemIds())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/api/v1") as client:
-        yield ReadDoor(client, cache, views, reads, market, profiles, denylist, clock, signer, read_secret(settings.secret_file))
+        yield ReadDoor(client, cache, views, reads, market, profiles, denylist, clock, signer, read_secret(settings.secret_file), candles)
     await cache.stop()
 
 

@@ -25,6 +25,7 @@ PATHS = (
     "/assets/BTC/balance",
     "/assets/BTC/transactions",
     "/portfolio",
+    "/portfolio/history",
     "/users/portfolio/summary",
     "/insights/portfolio",
     "/orders",

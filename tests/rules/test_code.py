@@ -112,7 +112,7 @@ def test_the_environment_is_read_in_one_place() -> None:
     ("words", "home"),
     [
         ([topic.name for topic in topics.declared(1)], "events/topics.py"),
-        ([table.name for table in TABLES] + [index.name for table in TABLES for index in table.indexes], "schemas/tables.py"),
+        ([table.name for table in TABLES] + [index.name for table in TABLES for index in (*table.indexes, *table.global_indexes)], "schemas/tables.py"),
     ],
     ids=["topics", "tables and indexes"],
 )
