@@ -31,7 +31,8 @@ from schemas.ledger import Entry
 from schemas.problems import FieldError
 from schemas.requests import AccountRequest, FenceRequested, OrderCancelRequested, canonical, encode_request, request_id, request_type
 from schemas.results import Result
-from schemas.views import CommandView, consistency_token, order_view
+from schemas.rows import order_view
+from schemas.views import CommandView, consistency_token
 
 log = structlog.get_logger()
 

@@ -35,7 +35,8 @@ from infra.denylist import Denylist
 from infra.ledger import LedgerReads
 from schemas.ledger import Account, Order
 from schemas.results import Result
-from schemas.views import Transaction, transactions_of
+from schemas.rows import transactions_of
+from schemas.views import Transaction
 
 __all__ = [
     "ORDERS_HELD_MAX",

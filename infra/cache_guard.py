@@ -24,7 +24,8 @@ from infra.cache_client import Call, Script
 from schemas.instants import rfc3339
 from schemas.ledger import Account, CashLine, Counters, Order, Position
 from schemas.results import Result
-from schemas.views import Transaction, transactions_of
+from schemas.rows import transactions_of
+from schemas.views import Transaction
 
 R = TypeVar("R")
 

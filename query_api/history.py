@@ -16,7 +16,8 @@ from query_api.fresh import Asked, answer, fresh
 from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect, cut
 from schemas.ledger import Entry
-from schemas.views import Trade, TradePage, Transaction, TransactionPage, trade_of, transactions_of
+from schemas.rows import trade_of, transactions_of
+from schemas.views import Trade, TradePage, Transaction, TransactionPage
 
 
 @get(

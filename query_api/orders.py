@@ -17,7 +17,8 @@ from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect
 from schemas.ledger import Order, OrderStatus
 from schemas.requests import ORDER_ID_ASKED_PATTERN, OrderType
-from schemas.views import OrderDetailAnswer, OrderPage, OrderView, order_detail, order_view
+from schemas.rows import order_detail, order_view
+from schemas.views import OrderDetailAnswer, OrderPage, OrderView
 
 FILTERED_COUNT: Final = ORDERS_HELD_MAX
 """Orders fetched at once where a filter may leave few of them."""

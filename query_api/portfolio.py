@@ -15,8 +15,9 @@ from query_api.fresh import Asked, answer, fresh
 from query_api.given import GivenClock
 from query_api.insights import MODEL, in_words
 from schemas.money import HOME_CURRENCY
+from schemas.rows import balance_view
 from schemas.valuation import asset_balance_of, portfolio_of, summary_of
-from schemas.views import AssetBalance, AssetBalances, BalanceView, Insight, InsightAnswer, Portfolio, Summary, balance_view
+from schemas.views import AssetBalance, AssetBalances, BalanceView, Insight, InsightAnswer, Portfolio, Summary
 
 log = structlog.get_logger()
 

@@ -13,7 +13,8 @@ from schemas.ledger import Entry, Refusal
 from schemas.money import ZERO, in_currency
 from schemas.requests import FenceRequested, OrderCancelRequested
 from schemas.results import Result
-from schemas.views import CommandView, MoneyMoved, OrderAnswer, order_view, transaction_id
+from schemas.rows import order_view, transaction_id
+from schemas.views import CommandView, MoneyMoved, OrderAnswer
 
 KEY_PURPOSE: Final = "command"
 """Name under which the key of command ids is derived from the system's secret (`infra.secrets.derive`)."""

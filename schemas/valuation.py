@@ -11,7 +11,8 @@ from typing import Final
 from schemas.ledger import Account, CashLine, Position
 from schemas.market import Asset, PriceChanged
 from schemas.money import HOME_CURRENCY, ZERO, currency_scale, exact, in_currency, round_down, share_down, share_up, trimmed
-from schemas.views import AssetBalance, Holding, Portfolio, Summary, last_change, shown_price
+from schemas.rows import last_change, shown_price
+from schemas.views import AssetBalance, Holding, Portfolio, Summary
 
 PERCENT_SCALE: Final = 2
 _HUNDRED_PERCENT: Final = 100 * 10**PERCENT_SCALE

@@ -29,7 +29,7 @@ from schemas.requests import (
     canonical,
     order_id,
 )
-from schemas.views import moves_cash
+from schemas.rows import moves_cash
 
 
 class BrokenInvariant(RuntimeError):

@@ -15,7 +15,7 @@ from schemas.ledger import Account, CashLine, Position
 from schemas.market import AssetFacts
 from schemas.requests import UnreadableRequest, canonical, decode_request, encode_request, request_type
 from schemas.results import decode_result, encode_result, result_of
-from schemas.views import trade_of
+from schemas.rows import trade_of
 from tests.domain.given import USER, account, buy, deposit, logged, settle
 
 LONGEST = Decimal("12345678901234567890.123456789012345678")

@@ -14,7 +14,7 @@ from processors.domain.parking import decide_until
 from schemas.ledger import Account, CashLine, Entry, Order, pairs
 from schemas.requests import INTERNAL, NAMES_ORDER, LoggedRequest, canonical, decode_request, encode_request, request_type
 from schemas.results import RESULT_TYPES, decode_result, encode_result, result_of, result_type
-from schemas.views import trade_of, transactions_of
+from schemas.rows import trade_of, transactions_of
 from tests.domain.given import USER, buy, deposit
 from tests.domain.plain import Book
 from tests.domain.strategies import histories, requests

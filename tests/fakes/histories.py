@@ -12,7 +12,8 @@ from uuid import UUID, uuid5
 from schemas.instants import day_of
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Position, Posting, Refusal
 from schemas.results import Result, result_of
-from schemas.views import Transaction, transactions_of
+from schemas.rows import transactions_of
+from schemas.views import Transaction
 
 Step = Literal["deposit", "withdraw", "buy", "sell", "open", "close", "fill", "refuse"]
 """`open` leaves a limit order that holds cash; `close` cancels, and `fill` fills, the oldest open one, or leaves an entry that touches nothing."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from infra.cache import ORDERS_HELD_MAX
-from schemas.views import order_view
+from schemas.rows import order_view
 from tests.fakes.histories import History, Step
 from tests.query.door import ReadDoor, read_door
 from tests.valkey import valkey

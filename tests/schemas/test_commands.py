@@ -9,7 +9,8 @@ from schemas.commands import answer_of, command_view, refusal_of
 from schemas.ledger import Entry
 from schemas.requests import AccountRequest, OrderPlaced
 from schemas.results import decode_result, encode_result, entry_of, result_of, result_type, result_value
-from schemas.views import OrderAnswer, order_view
+from schemas.rows import order_view
+from schemas.views import OrderAnswer
 from tests.domain.given import NOON, Books, account, buy, cancel, expiry, fence, revocation, trigger, waiting
 
 END = NOON + timedelta(seconds=10)

@@ -7,7 +7,7 @@ import pytest
 from schemas.ledger import CashLine, Entry, Order
 from schemas.requests import AccountRequest, OrderPlaced, order_id
 from schemas.results import result_of
-from schemas.views import balance_view, order_detail, order_view, trade_of, transaction_id, transactions_of
+from schemas.rows import balance_view, order_detail, order_view, trade_of, transaction_id, transactions_of
 from tests.domain.given import USER, Books, account, buy, cancel, deposit, expiry, revocation, sell, trigger, waiting, withdrawal
 
 SALE = waiting("limit_sell", "1.50", "110", fee_bps=25)

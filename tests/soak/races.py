@@ -32,7 +32,7 @@ from ops.books import Owned, audit
 from schemas.ledger import Entry
 from schemas.money import EXACT
 from schemas.requests import OrderTriggered, encode_request, request_type, trigger_id
-from schemas.views import order_view
+from schemas.rows import order_view
 from tests.system.running import ANSWER_S, REGION, System, User, answered, credentials, start
 
 LIMIT: Final = Decimal(40_000)
