@@ -164,7 +164,9 @@ class Triggers:
         """Ask for the end of the orders whose time has ended."""
         now, cause = self._clock.now(), self._cause()
         async for orders in _pages(partial(self._orders.expiring, now, limit=self._page_orders)):
-            await self._sender.send([OrderExpiryReached(order.username, order.order_id) for order in orders], cause, self._expired)
+            sent = await self._sender.send([OrderExpiryReached(order.username, order.order_id) for order in orders], cause, self._expired)
+            if sent:
+                log.info("orders at their end", request_id=cause.trace_id, orders=sent)
 
     async def revoke(self) -> None:
         """Look which assets are not traded, and ask for the end of their open orders where that is new."""
@@ -173,7 +175,7 @@ class Triggers:
         for asset_id in [asset_id for asset_id, sweeps in self._stopped.items() if sweeps < REVOKE_SWEEPS]:
             for side in dict.fromkeys(DUE_SIDES.values()):
                 async for orders in _pages(partial(self._orders.of_asset, asset_id, side, limit=self._page_orders)):
-                    await self._revoke(orders)
+                    await self._revoke(asset_id, orders)
             self._stopped[asset_id] += 1
 
     async def rotate(self) -> None:
@@ -184,9 +186,10 @@ class Triggers:
                 by_asset[order.asset_id].append(order)
             for asset_id, found in by_asset.items():
                 if asset_id in self._stopped:
-                    await self._revoke(found)
+                    await self._revoke(asset_id, found)
                 elif told := self._latest.get(asset_id):
-                    await self._trigger([order for order in found if is_due(order, told.price)], told)
+                    sent = await self._trigger([order for order in found if is_due(order, told.price)], told)
+                    _tell(told, sent, by="rotation")
 
     def _questions(self, told: Told) -> list[Question]:
         """What a price calls for. It is the asset's last one from now on, unless a later one was told before it."""
@@ -235,14 +238,13 @@ class Triggers:
         question.published += await self._trigger([order for order in orders if question.meets(order)], question.told)
 
     def _answered(self, question: Question) -> None:
+        _tell(question.told, question.published, by="again" if question.again else "price")
         if question.again:
             self._unfinished.end(question)
             return
         self._again.append((self._timer() + self._reask_s, Question(question.told, question.side, again=True)))
         if question.published:
-            price = question.told.price
-            TRIGGER_S.observe(max(0.0, (self._clock.now() - price.at).total_seconds()))
-            log.info("orders triggered", request_id=question.told.record.envelope.trace_id, asset=price.asset_id, price=price.price, orders=question.published)
+            TRIGGER_S.observe(max(0.0, (self._clock.now() - question.told.price.at).total_seconds()))
 
     async def _trigger(self, orders: Sequence[OpenOrder], told: Told) -> int:
         DUE.inc(len(orders))
@@ -251,14 +253,22 @@ class Triggers:
         cause = Cause(event.trace_id, event.correlation_id, event.id, event.traceparent, event.tracestate)
         return await self._sender.send(requests, cause, self._triggered)
 
-    async def _revoke(self, orders: Iterable[OpenOrder]) -> None:
+    async def _revoke(self, asset_id: str, orders: Iterable[OpenOrder]) -> None:
         requests: list[FromInside] = [OrderRevoked(order.username, order.order_id, "asset-inactive") for order in orders]
-        await self._sender.send(requests, self._cause(), self._revoked)
+        cause = self._cause()
+        sent = await self._sender.send(requests, cause, self._revoked)
+        if sent:
+            log.info("orders of an asset that is not traded", request_id=cause.trace_id, asset=asset_id, orders=sent)
 
     def _cause(self) -> Cause:
         """A sweep of our own."""
         name = self._ids.new()
         return Cause(name, name)
+
+
+def _tell(told: Told, sent: int, *, by: str) -> None:
+    if sent:
+        log.info("orders triggered", request_id=told.record.envelope.trace_id, asset=told.price.asset_id, price=str(told.price.price), orders=sent, by=by)
 
 
 def _price(record: Inbound) -> PriceChanged:

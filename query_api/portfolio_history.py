@@ -46,8 +46,8 @@ ENTRIES_MAX: Final = 2_000
 """Entries that are read for points within days. Where an account has more of them in the period, its points are of days."""
 ENTRIES_FIRST: Final = 50
 """Entries of the first page; each further one has as many as there are by then."""
-CLOSES_AT_ONCE: Final = 8
-"""Assets whose prices are read at one time for one caller, so that one with many does not take all turns."""
+CLOSES_AT_ONCE: Final = 4
+"""Assets whose prices are read at one time for one caller, so that one with many does not take all turns (`infra.candles.READS_AT_ONCE`)."""
 DEFAULT_STEPS: Final[Mapping[Period, Step]] = {"1h": "1m", "1d": "1h", "1w": "1h", "1m": "1d", "1y": "1d"}
 """Of `all` it is the finest that fits, but for minutes."""
 _WITHIN_DAYS: Final[frozenset[Step]] = frozenset({"1m", "1h"})

@@ -218,6 +218,18 @@ def test_a_fill_beyond_what_an_account_can_hold_cancels_the_order() -> None:
     assert (rich.order().status, rich.order().reason, rich.cash) == ("cancelled", "above-maximum", (1000, 0))
 
 
+def test_what_is_held_counts_towards_what_an_account_can_hold() -> None:
+    """Else a hold that is released would have no room: available and held together stay below the bound."""
+    half = "60000000000000000000"
+    books = Books(account(half, btc=half, cost="1"))
+    books.take(waiting(quantity=half, limit="0.5", price="1", total_max=half), waiting("limit_sell", half, "0.9", name="sale", price="0.8", total_max=half))
+    books.take(deposit("39999999999999999999", day_limit="9" * 20))
+    assert code_of(books.take(deposit("1", day_limit="9" * 20))) == "above-maximum"
+    assert code_of(books.take(buy(half, "0.1", total_max=half))) == "above-maximum"
+    books.take(cancel(), cancel("sale"))
+    assert (books.cash[0] + 1, books.btc) == (10**20, (Decimal(half), 0))
+
+
 @pytest.mark.parametrize("name", ["limit_buy", "limit_sell"])
 def test_a_cancel_releases_what_is_held(name: str) -> None:
     """Everything is free again to the cent, the order tells that its owner asked for it, and one fewer is open."""
@@ -354,38 +366,6 @@ def test_an_order_that_held_too_little_is_a_bug() -> None:
     line = replace(books.account.cash["USD"], held=Decimal(1))
     with pytest.raises(WrongHold):
         decide(replace(books.account, cash={"USD": line}), logged(trigger("90")), {short.order_id: short})
-
-
-FOLDS: dict[str, tuple[tuple[AccountRequest, ...], str, bool]] = {
-    "placed and cancelled": ((waiting(name="new"), cancel("new")), "cancelled", False),
-    "placed, filled, and cancelled in vain": ((waiting(name="new"), trigger("80", "new"), cancel("new")), "completed", False),
-    "cancelled before it is placed": ((cancel("new"), waiting(name="new")), "open", False),
-    "changed once": ((trigger("80"),), "completed", True),
-    "changed once, met three times": ((cancel(), trigger("80"), cancel(), revocation()), "cancelled", True),
-    "changed, and its name used again": ((cancel(), waiting(), cancel()), "cancelled", True),
-    "its name used again before it is changed": ((waiting(limit="80"), cancel()), "cancelled", True),
-}
-
-
-@pytest.mark.parametrize("name", FOLDS)
-def test_what_a_fold_says_of_orders(name: str) -> None:
-    """Each order once, as it stands at the end; of one that was there before, the version of its last change before the fold, and of a new one nothing."""
-    requests, status, was_there = FOLDS[name]
-    books = opened(waiting())
-    done = decide_all(books.account, in_order(requests), books.orders)
-    assert [order.status for order in done.orders] == [status]
-    assert done.replaces == ({books.order().order_id: books.order().updated_version} if was_there else {})
-    one_by_one = Books(books.account, dict(books.orders))
-    one_by_one.take(*requests)
-    assert one_by_one.account == done.account
-    assert one_by_one.orders[done.orders[0].order_id] == done.orders[0]
-
-
-def test_a_refused_name_replaces_nothing() -> None:
-    """An order that is refused since its name was used is no change of the first one."""
-    books = opened(waiting())
-    done = decide_all(books.account, in_order([waiting(limit="80")]), books.orders)
-    assert (done.orders, done.replaces, code_of(done.entries[0])) == ((), {}, "duplicate-client-order-id")
 
 
 def test_an_account_without_orders_passes_everything_from_inside() -> None:

@@ -140,6 +140,16 @@ def _btc_held(after: Account, entry: Entry) -> tuple[Account, Entry]:
     return replace(after, positions=lines), replace(_lines(entry, positions=lines), postings=entry.postings + BTC_HOLD)
 
 
+def _without_order(after: Account, entry: Entry) -> tuple[Account, Entry]:
+    return after, _lines(entry, order=None)
+
+
+def _nothing_held(before: Account, after: Account, entry: Entry) -> tuple[Account, Entry]:
+    """Everything adds up, but the order can be filled with nothing."""
+    _, entry = _order(after, entry, held=Decimal(0))
+    return replace(after, cash=before.cash), replace(_lines(entry, cash={}), postings=())
+
+
 PLACED: dict[str, Broken] = {
     "more is held than the order says": lambda _, after, entry: _usd(after, entry, -CENT, CENT, HOLD),
     "less is held than the order says": lambda _, after, entry: _usd(after, entry, CENT, -CENT, RELEASE),
@@ -151,6 +161,8 @@ PLACED: dict[str, Broken] = {
     "held without legs": lambda _, after, entry: (after, replace(entry, postings=())),
     "legs of a hold, and cash that is not held": lambda _, after, entry: _usd(after, entry, CENT, -CENT, ()),
     "a hold that nothing holds": lambda _, after, entry: (after, _lines(entry, order=None)),
+    "a hold of no order": lambda _, after, entry: _counters(*_without_order(after, entry), -1),
+    "an open order for which nothing is held": _nothing_held,
     "an open order that is not counted": lambda _, after, entry: _counters(after, entry, -1),
     "an open order that is counted twice": lambda _, after, entry: _counters(after, entry, 1),
     "a pair the other way round": lambda _, after, entry: (after, replace(entry, postings=entry.postings[::-1])),

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.candles import READS_AT_ONCE
 from infra.http import ProblemError
 from infra.ledger import Stored, Write
 from processors.domain.decide import decide_all
-from query_api.portfolio_history import ENTRIES_MAX, POINTS_MAX, past
+from query_api.portfolio_history import CLOSES_AT_ONCE, ENTRIES_MAX, POINTS_MAX, past
+from schemas.candles import Close, Interval
 from schemas.instants import EPOCH
 from schemas.ledger import Account, Entry, Order
 from schemas.market import AssetFacts, PriceChanged, Quote
@@ -205,6 +207,31 @@ def test_nothing_happened_for_long() -> None:
         assert chosen == step
         assert points == [plainly(told.ledger.entries_now(USER), prices, point.at) for point in points]
         assert points[-1].asset_value > 0
+
+
+class Counted(MemoryCandles):
+    """Counts how many reads go on at one time."""
+
+    now = most = 0
+
+    async def closes(self, asset_id: str, interval: Interval, start: datetime, end: datetime) -> list[Close]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return await super().closes(asset_id, interval, start, end)
+
+
+def test_one_caller_does_not_take_all_turns() -> None:
+    """However many assets there are, the prices of so many are read at one time, and of each once."""
+    told, candles = Told(), Counted()
+    told.ask(deposit("10000.00"), NOON)
+    for number in range(20):
+        told.ask(buy("1", "1", asset_id=f"ASSET{number}"), NOON)
+        candles.put(PriceChanged(f"ASSET{number}", Decimal(2), 1, NOON))
+    _, points = asyncio.run(past(told.ledger, candles, told.account, NOON + 9 * DAY, period="1w", interval="1d"))
+    assert {point.asset_value for point in points} == {Decimal(40)}
+    assert candles.most == CLOSES_AT_ONCE < READS_AT_ONCE
 
 
 @given(st.sampled_from(list(STEPS)), st.integers(0, 10**9), st.integers(0, 10**9))

@@ -15,6 +15,7 @@ from schemas.instants import rfc3339
 from schemas.requests import order_id, request_id
 from tests.soak.evidence import Promise, Told
 from tests.soak.gaps import Gaps
+from tests.soak.prices import PRICES, SWING
 
 API: Final = "/api/v1"
 PASSWORD: Final = "Correct-Horse-9"
@@ -27,7 +28,6 @@ REPEATED_SHARE: Final = 0.08
 TWICE_SHARE: Final = 0.05
 """and part that are sent twice at once."""
 ASSETS: Final = {"BTC": "0.0001", "ETH": "0.002"}
-PRICES: Final = {"BTC": Decimal(50_000), "ETH": Decimal(2_500)}
 
 
 @dataclass(slots=True)
@@ -107,19 +107,19 @@ class Callers:
     def _next(self, name: str, number: int) -> Asked:
         key = f"soak-{number}"
         draw = self._chance.random()
-        if number == 0 or draw < 0.4:
+        if number == 0 or draw < 0.3:
             amount = Decimal(self._chance.randrange(100, 100_000)) / 100
             return Asked(name, key, "Deposit", "/balance/deposit", {"amount": str(amount)}, amount)
-        if draw < 0.6:
+        if draw < 0.45:
             amount = Decimal(self._chance.randrange(100, 100_000)) / 100
             return Asked(name, key, "Withdrawal", "/balance/withdraw", {"amount": str(amount)}, amount)
         asset, unit = self._chance.choice(sorted(ASSETS.items()))
         quantity = Decimal(unit) * self._chance.randrange(1, 20)
         order = {"asset_id": asset, "quantity": str(quantity), "client_order_id": key}
-        if draw < 0.8:
-            side = "market_buy" if draw < 0.72 else "market_sell"
+        if draw < 0.65:
+            side = "market_buy" if draw < 0.58 else "market_sell"
             return Asked(name, key, "OrderPlaced", "/orders", {**order, "order_type": side}, quantity)
-        if draw < 0.94 or name not in self._waiting:
+        if draw < 0.92 or name not in self._waiting:
             self._waiting[name] = key
             return Asked(name, key, "OrderPlaced", "/orders", {**order, **self._terms(asset)}, quantity)
         order_name = self._waiting.pop(name)
@@ -128,9 +128,9 @@ class Callers:
     def _terms(self, asset: str) -> dict[str, Any]:
         """An order that waits, with a price near the market's, so that some fill at once, some later and some never."""
         side = self._chance.choice(["limit_buy", "limit_buy", "limit_sell", "stop_loss_sell", "take_profit_sell"])
-        price = (PRICES[asset] * self._chance.randrange(9_800, 10_200) / 10_000).quantize(Decimal("0.01"))
+        price = (PRICES[asset] * (10_000 + self._chance.randrange(-SWING, SWING + 1)) / 10_000).quantize(Decimal("0.01"))
         force = self._chance.choice(["gtc", "gtc", "day", "gtd"])
-        ends = datetime.now(UTC) + timedelta(seconds=self._chance.uniform(3, 10))
+        ends = datetime.now(UTC) + timedelta(seconds=self._chance.uniform(2, 8))
         return {"order_type": side, "price": str(price), "time_in_force": force, **({"expires_at": rfc3339(ends)} if force == "gtd" else {})}
 
     async def _ask(self, http: httpx.AsyncClient, asked: Asked) -> None:

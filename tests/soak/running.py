@@ -19,6 +19,7 @@ from infra.local.home import MACHINES, PROCESSES, SPARES
 from infra.local.machines import Addresses
 from infra.local.stack import Stack
 from tests.soak.callers import Callers
+from tests.soak.prices import swinging
 from tests.soak.proxy import Proxy
 from tests.soak.watch import Watch
 from tests.waiting import eventually
@@ -33,8 +34,6 @@ CHOSEN: Final = {
     "CNOP_AUTH_REQUESTS_PER_MINUTE": "100000",
     "CNOP_ACCOUNT_PARTITIONS": str(PARTITIONS),
     "CNOP_LOG_BATCH_LINES_MAX": "0",
-    "CNOP_MARKET_SOURCE": "simulated",
-    "CNOP_MARKET_INTERVAL_S": "2",
 }
 
 
@@ -128,7 +127,7 @@ async def running(home: Path, chance: Random, *, callers: int, pause_s: float, s
                 name: await stack.enter_async_context(Proxy(name, port, lambda name=name: upstream.get(name) or addresses.port(name)))  # type: ignore[misc]
                 for name, port in at.items()
             }
-            processes = Stack(home, PROCESSES, CHOSEN, proxies=at, say=say)
+            processes = Stack(home, PROCESSES, {**CHOSEN, **swinging(home / "prices", chance)}, proxies=at, say=say)
             addresses = await asyncio.to_thread(processes.up)
             watch = Watch(addresses.kafka, PARTITIONS)
             os.environ.update({name: value for name, value in processes.environment().items() if name.startswith("AWS_")})

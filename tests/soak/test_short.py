@@ -1,6 +1,8 @@
 """A short soak: the real processes killed, paused, cut off and emptied under load, each way once, and the books audited from zero."""
 
 import asyncio
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,7 @@ LANES = (
         killed("projector", "ready"),
         killed("valkey", "answered"),
         killed("market", "ready"),
+        killed("triggers", "ready"),
     ],
 )
 
@@ -50,5 +53,7 @@ async def test_nothing_is_lost_doubled_or_told_twice(tmp_path: Path) -> None:
     assert done.clean, as_json(done, {"seed": SEED})
     assert {row["fault"] for row in rows(progress.tried)} == {fault.name for lane in LANES for fault in lane}
     assert done.findings.figures["acknowledged"] > 500
+    kinds = Counter(json.loads(record.value or b"{}").get("kind") for record in done.evidence.results)
+    assert {"OrderTriggered", "OrderExpiryReached", "OrderCancelRequested"} <= kinds.keys(), kinds
     assert done.findings.figures["dead_letters"] == len(done.evidence.injected) > 0
     assert len(done.evidence.committed) > 20

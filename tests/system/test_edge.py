@@ -59,7 +59,7 @@ PROMISED = {
         'cnop_consumer_lag_records{group="cnop-projector",partition="0",topic="cnop.account.results.v1"}',
     ),
     "triggers": (
-        "cnop_triggers_published_total",
+        "# TYPE cnop_triggers_published_total counter",
         "cnop_due_orders_total",
         'cnop_trigger_sweep_seconds_count{sweep="expiry"}',
         'cnop_consumer_lag_records{group="cnop-triggers",partition="0",topic="cnop.market.prices.v1"}',

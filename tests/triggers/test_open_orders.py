@@ -75,6 +75,17 @@ async def test_a_page_begins_with_what_is_due_first(orders: OpenOrders, ledger: 
     assert {order.username[:5] for order in falls.orders} == {"user_"}
 
 
+async def test_within_a_shard_pages_go_on_in_that_order(orders: OpenOrders, ledger: Ledger) -> None:
+    """Of one account's orders the first page has those that are due first."""
+    prices = [f"{price}" for price in (101, 107, 103, 109, 105, 102, 108, 104, 106, 100)]
+    await ledger.open_all(prices, user="ada_lovelace")
+    await ledger.open_all(prices, user="ada_lovelace", kind="limit_sell")
+    falls = await everything(orders.due, asset_id="BTC", side="falls", price=Decimal(102), limit=8)
+    rises = await everything(orders.due, asset_id="BTC", side="rises", price=Decimal(107), limit=8)
+    assert [int(order.price) for order in falls] == [*range(109, 101, -1)]
+    assert [int(order.price) for order in rises] == [*range(100, 108)]
+
+
 async def test_everything_is_found_by_asset_and_at_all(orders: OpenOrders, ledger: Ledger) -> None:
     """All orders of an asset and a side, and all of all."""
     mine = await ledger.open_all(["1", "100000"] * 10)

@@ -11,7 +11,7 @@ import pytest
 from infra.asset_file import load_asset_file
 from infra.dynamo import CALL_S
 from infra.open_orders import OpenOrders
-from processors.triggers import REASK_S, REPUBLISH_S
+from processors.triggers import ASKING_MAX, REASK_S, REPUBLISH_S
 from processors.triggers_sender import SOURCE
 from schemas.requests import OrderExpiryReached, OrderRevoked, OrderTriggered, expiry_id, revocation_id, trigger_id
 from tests.fakes.clock import START
@@ -19,6 +19,7 @@ from tests.triggers.parts import Ledger, Log, Process, price, running
 from tests.waiting import eventually
 
 WITHIN_S = 20.0
+SWEEPS = 3
 MANY = 4
 """Open orders of which a process that reads so few at a time takes more for many."""
 
@@ -205,19 +206,20 @@ async def test_offsets_wait_until_everything_was_asked_twice(process: Process, l
     assert process.triggers.unfinished() == {}
 
 
-async def test_an_asset_with_very_many_due_orders(orders: OpenOrders, ledger: Ledger) -> None:
-    """▲ It does not keep the others waiting: an order of another asset is published for among its first pages."""
-    process = Process(orders, page_orders=100)
-    await process.see(price("101", 5), price("10", 5, asset="ETH"))
+async def test_assets_with_very_many_due_orders(orders: OpenOrders, ledger: Ledger) -> None:
+    """▲ More of them than are asked about at one time do not keep the others waiting: an order of another asset is published for among the first pages."""
+    floods = [f"FLOOD{number}" for number in range(ASKING_MAX + 1)]
+    process = Process(orders, page_orders=50)
+    await process.see(*(price("101", 5, asset=asset) for asset in (*floods, "ETH")))
     await process.pass_time(REASK_S)
-    flood = await ledger.open_all(["100"] * 2_000, sequence=5)
-    other = await ledger.open("9.5", asset="ETH", sequence=5)
+    flood = [order_id for asset in floods for order_id in await ledger.open_all(["100"] * 400, asset=asset, sequence=5)]
+    other = await ledger.open("100", asset="ETH", sequence=5)
     async with running(process):
-        await process.see(price("99", 6), price("9", 6, asset="ETH"))
+        await process.see(*(price("99", 6, asset=asset) for asset in (*floods, "ETH")))
         await process.answered()
     told = process.log.order_ids
     assert sorted(told) == sorted([*flood, other])
-    assert told.index(other) < 500
+    assert told.index(other) < len(flood) / 2
 
 
 async def test_an_order_whose_time_has_ended(process: Process, ledger: Ledger) -> None:
@@ -271,10 +273,15 @@ async def test_a_price_that_cannot_be_read(process: Process, ledger: Ledger) -> 
 async def test_sweeps_are_the_owners(orders: OpenOrders, ledger: Ledger) -> None:
     """A spare slot sweeps nothing; it begins when the prices are its own."""
     ended = await ledger.open("1", expires_at=START)
-    process, owned = Process(orders), asyncio.Event()
-    async with running(process, owned.is_set):
+    process, owned, asked = Process(orders), asyncio.Event(), []
+
+    def owns() -> bool:
+        asked.append(owned.is_set())
+        return owned.is_set()
+
+    async with running(process, owns):
         await process.see(price("100", 5))
-        await process.pass_time(REASK_S)
+        await eventually(lambda: len(asked) > SWEEPS, WITHIN_S)
         assert process.log.envelopes == []
         owned.set()
         await eventually(lambda: process.log.order_ids == [ended], WITHIN_S)
