@@ -46,8 +46,9 @@ ASKING_MAX: Final = 4
 REASK_S: Final = 2.0
 LOOK_S: Final = 0.5
 """How often it is looked whether there is something to ask again."""
-REPUBLISH_S: Final = 10.0
-"""How long an order is left alone after it was published for; then twice as long, and so on."""
+REPUBLISH_S: Final = 60.0
+"""How long an order is left alone after it was published for. Its request is in the log, so this is a net for what nobody foresees: were it shorter than
+what settlement takes for a flood, the flood would double."""
 ROTATION_S: Final = 60.0
 AGAIN_MAX: Final = 10_000
 """Questions that wait to be asked again; whoever brings more waits until fewer do."""

@@ -23,9 +23,10 @@ PUBLISHES_MAX: Final = 500
 """Requests on their way at once."""
 REMEMBERED_MAX: Final = 100_000
 """Orders that are known to have been published for lately; of more the oldest are forgotten, and may be published for again."""
+LONGER: Final = 8
 LEFT_ALONE_S_MAX: Final = 600.0
-"""An order that goes on being found is published for ever more rarely, down to this: its request is in the log already. More of the same would not help a
-settlement that is behind, and would pile up in a parked account."""
+"""An order that goes on being found is left alone so many times longer each time, up to this bound: its request is in the log already. More of the
+same would not help a settlement that is behind, and would pile up in a parked account."""
 ATTEMPTS_MAX: Final = 30
 RETRY_S_MAX: Final = 30.0
 RETRY_WAIT_S_MAX: Final = 2.0
@@ -58,7 +59,7 @@ class Cause:
 
 
 class Lately:
-    """The orders that were published for: each is left alone for `wait_s`, and twice as long each time after."""
+    """The orders that were published for: each is left alone for `wait_s`, and `LONGER` each time after."""
 
     def __init__(self, wait_s: float, timer: Callable[[], float], remembered_max: int = REMEMBERED_MAX) -> None:
         self._wait_s = wait_s
@@ -74,7 +75,7 @@ class Lately:
         """It was published for now."""
         now = self._timer()
         _, waited_s = self._orders.pop(order_id, (0.0, 0.0))
-        wait_s = min(LEFT_ALONE_S_MAX, waited_s * 2) or self._wait_s
+        wait_s = min(LEFT_ALONE_S_MAX, waited_s * LONGER) or self._wait_s
         self._orders[order_id] = now + wait_s, wait_s
         while len(self._orders) > self._remembered_max or self._first_over() < now - LEFT_ALONE_S_MAX:
             self._orders.popitem(last=False)

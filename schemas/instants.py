@@ -40,9 +40,9 @@ def from_millis(millis: int) -> datetime:
 
 
 def _in_utc(instant: datetime) -> datetime:
-    """The same point in time in UTC. At the ends of the calendar there is none for some offsets."""
+    """The same point in time in UTC, to the millisecond, as it is written. At the ends of the calendar there is none for some offsets."""
     try:
-        return instant.astimezone(UTC)
+        return instant.astimezone(UTC).replace(microsecond=instant.microsecond // 1000 * 1000)
     except OverflowError:
         raise ValueError("time is outside of the years 1 to 9999 in UTC") from None
 

@@ -70,8 +70,6 @@ def trigger(account: Account, order: Order, request: OrderTriggered, at: datetim
 def close(account: Account, order: Order, status: OrderStatus, at: datetime, reason: CloseReason | None = None) -> Step:
     """Cancel or expire an open order: what it held is free again."""
     done = replace(order, status=status, reason=reason, held=ZERO, updated_at=at, updated_version=account.version + 1)
-    if not order.held:
-        return _closed(account, done)
     if _is_buy(order):
         line = _cash(account)
         return _closed(account, done, order.held, HOME_CURRENCY, cash={HOME_CURRENCY: replace(_free(line, order.held), updated_at=at)})
