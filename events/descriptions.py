@@ -173,6 +173,7 @@ FIELDS: Final[dict[str, str]] = {
     "OrderTriggered.username": "Whose account",
     "OrderTriggered.order_id": "The order that is due",
     "OrderTriggered.price": "The market's price that reached it, in the home currency: what it fills at",
+    "OrderTriggered.priced_at": "When that price was made; an order acts only on prices that were not made before it was placed",
     "OrderTriggered.sequence": "Number of that price among those of the asset; an order acts only on prices later than its own quote",
     "OrderExpiryReached.username": "Whose account",
     "OrderExpiryReached.order_id": "The order whose time has ended",

@@ -100,7 +100,7 @@ def order_item(username: str, order: Order) -> Item:
     if order.status == "open" and order.price is not None:
         shard = order_shard(username)
         item[DUE_ORDERS.partition_key] = {"S": due_side(order.asset_id, DUE_SIDES[order.order_type], shard)}
-        item[DUE_ORDERS.sort_key] = {"S": due_price(order.price, order.quote_sequence, order.order_id)}
+        item[DUE_ORDERS.sort_key] = {"S": due_price(order.price, order.quote_sequence, order.created_at, order.order_id)}
         if order.expires_at is not None:
             item[EXPIRING_ORDERS.partition_key] = {"S": expiry_shard(shard)}
             item[EXPIRING_ORDERS.sort_key] = {"S": expiry(order.expires_at, order.order_id)}

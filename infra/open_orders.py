@@ -49,7 +49,7 @@ class OrderName:
 
 @dataclass(frozen=True, slots=True)
 class OpenOrder:
-    """An open order with a price: the one at which it is due, and the sequence of the quote with which it was placed."""
+    """An open order with a price: the one at which it is due; the sequence of the quote with which it was placed, and when that was."""
 
     username: str
     order_id: str
@@ -57,6 +57,7 @@ class OpenOrder:
     side: DueSide
     price: Decimal
     quote_sequence: int
+    placed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def _requests() -> Iterator[AccountRequest]:
     yield Withdrawal(USERNAME, Decimal("999999.00"), DAY_LIMIT)
     yield _order("2")
     yield _limit("0.01", "filled")
-    yield OrderTriggered(USERNAME, order_id(USERNAME, "filled"), Decimal("47990.00"), 18)
+    yield OrderTriggered(USERNAME, order_id(USERNAME, "filled"), Decimal("47990.00"), 18, BEGIN + STEP * 7)
     yield _limit("0.02", "cancelled")
     yield OrderCancelRequested(USERNAME, order_id(USERNAME, "cancelled"))
     yield OrderCancelRequested(USERNAME, order_id(USERNAME, "filled"))

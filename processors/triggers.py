@@ -250,7 +250,7 @@ class Triggers:
     async def _trigger(self, orders: Sequence[OpenOrder], told: Told) -> int:
         DUE.inc(len(orders))
         price, event = told.price, told.record.envelope
-        requests = [OrderTriggered(order.username, order.order_id, price.price, price.sequence) for order in orders]
+        requests = [OrderTriggered(order.username, order.order_id, price.price, price.sequence, price.at) for order in orders]
         cause = Cause(event.trace_id, event.correlation_id, event.id, event.traceparent, event.tracestate)
         return await self._sender.send(requests, cause, self._triggered)
 

@@ -97,12 +97,17 @@ class OrderCancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class OrderTriggered:
-    """From inside: a price at which an open order is due. It acts only if `sequence` (of the asset's price) is larger than that of the order's quote."""
+    """From inside: a price at which an open order is due.
+
+    It acts only on an order that was placed before that price: `sequence` (of the asset's price) is larger than that of the order's quote, and
+    `priced_at`, when it was made, is not before the order was placed. The quote alone does not tell: a door may know of a price a moment late.
+    """
 
     username: Username
     order_id: OrderId
     price: PositiveAmount
     sequence: int
+    priced_at: Instant
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Final
 from zlib import crc32
 
-from schemas.instants import rfc3339
+from schemas.instants import parse_rfc3339, rfc3339
 from schemas.money import INTEGER_DIGITS_MAX, SCALE_MAX
 from schemas.requests import DueSide
 
@@ -115,11 +115,11 @@ def due_side(asset_id: str, side: DueSide, shard: int) -> str:
     return f"{asset_id}#{side}#{shard}"
 
 
-def due_price(price: Decimal, sequence: int, order_id: str) -> str:
+def due_price(price: Decimal, sequence: int, placed_at: datetime, order_id: str) -> str:
     """Sort key of the index of due orders: the price with all its digits, so that text order is exactly the order of prices; then the sequence of the
-    order's quote and its id.
+    order's quote, the time at which it was placed, and its id.
     """
-    return f"{padded_price(price)}#{sequence:0{VERSION_DIGITS}d}#{order_id}"
+    return f"{padded_price(price)}#{sequence:0{VERSION_DIGITS}d}#{rfc3339(placed_at)}#{order_id}"
 
 
 def read_due_side(key: str) -> tuple[str, DueSide]:
@@ -128,10 +128,10 @@ def read_due_side(key: str) -> tuple[str, DueSide]:
     return asset_id, "falls" if side == "falls" else "rises"
 
 
-def read_due_price(key: str) -> tuple[Decimal, int]:
-    """Price and sequence of the quote in a sort key of the index of due orders."""
-    price, sequence, _ = key.split("#")
-    return Decimal(price), int(sequence)
+def read_due_price(key: str) -> tuple[Decimal, int, datetime]:
+    """Price, sequence of the quote and time of placing in a sort key of the index of due orders."""
+    price, sequence, placed_at, _ = key.split("#")
+    return Decimal(price), int(sequence), parse_rfc3339(placed_at)
 
 
 def padded_price(price: Decimal) -> str:

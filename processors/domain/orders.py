@@ -54,7 +54,8 @@ def trigger(account: Account, order: Order, request: OrderTriggered, at: datetim
 
     One whose time has ended meanwhile expires instead; one whose fill would come to nothing, or to more than an account can hold, is cancelled.
     """
-    if order.status != "open" or request.sequence <= order.quote_sequence or not is_due(order, request.price):
+    is_older = request.sequence <= order.quote_sequence or request.priced_at < order.created_at
+    if order.status != "open" or is_older or not is_due(order, request.price):
         return None
     if is_over(order, at):
         return close(account, order, "expired", at)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from infra.clock import SystemClock
-from schemas.instants import rfc3339
+from schemas.instants import parse_rfc3339, rfc3339
 from schemas.requests import OrderPlaced, OrderTriggered, decode_request, trigger_id
 from schemas.views import read_consistency_token
 from tests.command.system import PRICE, System
@@ -159,7 +159,7 @@ async def test_a_trigger_that_is_first_wins(system: System) -> None:
     """The cancel behind it is told the fill, and what it did not need is free again."""
     name, headers = await system.rich_user("100000")
     order = await place(system, headers)
-    await system.publish(OrderTriggered(name, order["order_id"], Decimal(39_000), 2), trigger_id(order["order_id"], 2))
+    await system.publish(OrderTriggered(name, order["order_id"], Decimal(39_000), 2, parse_rfc3339(order["created_at"])), trigger_id(order["order_id"], 2))
     answer = await cancel(system, headers, order["order_id"])
     assert problem(answer)[:2] == (409, "order-not-open")
     told = answer.json()["order"]

@@ -30,6 +30,7 @@ USER = "alice_1"
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
+LATER = NOON + timedelta(days=365)
 DAY_LIMIT = "10000.00"
 TOTAL_MAX = "100000.00"
 SEQUENCE = 41
@@ -119,8 +120,9 @@ def cancel(name: str = "mine") -> OrderCancelRequested:
     return OrderCancelRequested(USER, order_id(USER, name))
 
 
-def trigger(price: str, name: str = "mine", *, sequence: int = SEQUENCE + 1) -> OrderTriggered:
-    return OrderTriggered(USER, order_id(USER, name), Decimal(price), sequence)
+def trigger(price: str, name: str = "mine", *, sequence: int = SEQUENCE + 1, priced_at: datetime = LATER) -> OrderTriggered:
+    """A price that comes later than every order of these tests, unless its time is given."""
+    return OrderTriggered(USER, order_id(USER, name), Decimal(price), sequence, priced_at)
 
 
 def expiry(name: str = "mine") -> OrderExpiryReached:

@@ -46,6 +46,7 @@ class Waiting:
     quantity: Fraction
     price: Fraction | None
     sequence: int
+    placed: datetime
     bps: int
     ends: datetime | None
     status: str = "open"
@@ -146,7 +147,7 @@ class Book:
         )
         if code := _first(rules):
             return code
-        order = Waiting(request.asset_id, request.order_type, quantity, limit, quote.sequence, facts.fee_bps, ends)
+        order = Waiting(request.asset_id, request.order_type, quantity, limit, quote.sequence, self.clock, facts.fee_bps, ends)
         due = not late and order.due(price)
         most = Fraction(request.stamp.total_max) * 100
         if not due and now_or_never:
@@ -247,7 +248,10 @@ class Book:
             return False
         assert self.clock is not None
         acts = isinstance(request, OrderRevoked) or (
-            isinstance(request, OrderTriggered) and request.sequence > order.sequence and order.due(Fraction(request.price))
+            isinstance(request, OrderTriggered)
+            and request.sequence > order.sequence
+            and request.priced_at >= order.placed
+            and order.due(Fraction(request.price))
         )
         if order.over(self.clock if acts else appended):
             self._close(order, "expired")

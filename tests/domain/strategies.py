@@ -25,7 +25,7 @@ from schemas.requests import (
     order_id,
     request_id,
 )
-from tests.domain.given import MS, NOON, USER
+from tests.domain.given import LATER, MS, NOON, USER
 
 STEP_MS = 20_000_000
 """Longest pause between two records: a day passes within a few."""
@@ -94,8 +94,16 @@ money = st.builds(Deposit, st.just(USER), amounts, _day_limits) | st.builds(With
 
 NAMED: Final = tuple(order_id(USER, name) for name in NAMES)
 _user, _order = st.just(USER), st.sampled_from(NAMED)
+_priced = mostly(st.just(LATER), lives_ms.map(lambda ms: NOON + timedelta(milliseconds=ms)))
 about_orders = mostly(
-    st.builds(OrderTriggered, _user, _order, prices, sequences.map(lambda n: n + 10)),
+    st.builds(
+        OrderTriggered,
+        _user,
+        _order,
+        prices,
+        sequences.map(lambda n: n + 10),
+        _priced,
+    ),
     st.one_of(
         st.builds(OrderCancelRequested, _user, _order),
         st.builds(OrderExpiryReached, _user, _order),

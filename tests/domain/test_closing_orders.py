@@ -154,6 +154,16 @@ def test_an_order_placed_after_a_dip_is_not_filled_by_a_lagging_trigger() -> Non
     assert books.order().average_price == 89
 
 
+def test_a_price_that_was_made_before_the_order_was_placed_is_not_for_it() -> None:
+    """Its door did not know of the dip yet, so the quote is older than that; whoever saw the dip must not buy at it once it is over."""
+    books = opened(waiting())
+    placed = books.order().created_at
+    assert books.take(trigger("50", priced_at=placed - MS)) is None
+    assert books.order().status == "open"
+    assert books.take(trigger("50", priced_at=placed))
+    assert books.order().average_price == 50
+
+
 def test_an_order_whose_quote_had_ended_is_filled_by_a_flat_price() -> None:
     """It waited although the price had been reached; the next price fills it, though it is the same one."""
     books = Books(RICH)

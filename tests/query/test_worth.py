@@ -118,7 +118,7 @@ def _do(told: Told, action: Any, at: datetime) -> None:
                 told.ask(OrderCancelRequested(USER, order_id), at)
         case ("trigger", int(number), price):
             if order_id := told.open_order(number):
-                told.ask(OrderTriggered(USER, order_id, price, 10**6), at)
+                told.ask(OrderTriggered(USER, order_id, price, 10**6, at), at)
         case (kind, asset_id, quantity, price, limit):
             stamp = OrderStamp(Quote(price, 41, at, at + DAY), AssetFacts(8, Decimal("0.00000001"), True, 10), MUCH)
             told.ask(OrderPlaced(USER, asset_id, kind, quantity, stamp, price=limit if kind.startswith("limit") else None), at)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from schemas.instants import EPOCH
 from schemas.money import EXACT, INTEGER_DIGITS_MAX, SCALE_MAX
 from schemas.tables import ORDER_SHARDS, due_price, due_side, expiry, expiry_shard, order_shard, padded_price
 
@@ -44,12 +45,12 @@ def test_a_price_that_does_not_fit_is_told(price: Decimal) -> None:
 @given(st.tuples(prices, st.integers(0, 10**19)), st.tuples(prices, st.integers(0, 10**19)))
 def test_due_prices_are_sorted_by_price_and_then_by_sequence(one: tuple[Decimal, int], other: tuple[Decimal, int]) -> None:
     """Of two orders with one price the one placed at the earlier price comes first."""
-    assert (due_price(*one, ORDER) < due_price(*other, ORDER)) == (one < other)
+    assert (due_price(*one, EPOCH, ORDER) < due_price(*other, EPOCH, ORDER)) == (one < other)
 
 
 def test_a_price_alone_comes_before_the_orders_of_that_price() -> None:
     """A question from or up to a price finds the orders at exactly that price on the side that it means to."""
-    assert padded_price(Decimal(5)) < due_price(Decimal(5), 0, ORDER) < padded_price(Decimal(5) + SMALLEST)
+    assert padded_price(Decimal(5)) < due_price(Decimal(5), 0, EPOCH, ORDER) < padded_price(Decimal(5) + SMALLEST)
 
 
 @given(instants, instants)

@@ -33,7 +33,7 @@ def limit_buy(name: str, *, limit: str = "90", quantity: str = "1") -> OrderPlac
 
 
 def trigger(name: str, *, price: str = "90", sequence: int = 42) -> OrderTriggered:
-    return OrderTriggered(USER, order_id(USER, name), Decimal(price), sequence)
+    return OrderTriggered(USER, order_id(USER, name), Decimal(price), sequence, NOON + timedelta(days=1))
 
 
 def cancel(name: str) -> OrderCancelRequested:

@@ -35,7 +35,9 @@ from schemas.requests import (
 USERS = ("ann_00", "bob_00", "cat_00", "dan_00")
 WEIGHTS = (4, 3, 2, 1)
 PRICES = {1: Decimal("99.5"), 2: Decimal(45), 3: Decimal("3.333"), 4: Decimal(120)}
-"""The market's prices by their sequence."""
+"""The market's prices by their sequence,"""
+PRICED = {1: timedelta(), 2: timedelta(seconds=6), 3: timedelta(minutes=1), 4: timedelta(minutes=1)}
+"""and when each is made."""
 Record = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 """Key, value and headers."""
 
@@ -80,7 +82,7 @@ class Clients:
         match self._chance.choice(["cancel", "trigger", "trigger", "trigger", "expiry", "expiry", "revocation"]):
             case "trigger":
                 sequence = self._chance.choice(sorted(PRICES))
-                request, rid = OrderTriggered(user, order, PRICES[sequence], sequence), trigger_id(order, sequence)
+                request, rid = OrderTriggered(user, order, PRICES[sequence], sequence, self._begin + PRICED[sequence]), trigger_id(order, sequence)
             case "expiry":
                 request, rid = OrderExpiryReached(user, order), expiry_id(order)
             case "revocation":

@@ -101,7 +101,7 @@ async def _race(bus: Bus, user: User, lead_s: float) -> Told:
     order = await user.system.ledger.order(user.username, order_id)
     if order is None:
         raise LookupError(order_id)
-    request = OrderTriggered(user.username, order_id, FILL, order.quote_sequence + 1)
+    request = OrderTriggered(user.username, order_id, FILL, order.quote_sequence + 1, order.created_at)
 
     async def cancel() -> httpx.Response:
         await asyncio.sleep(max(0.0, -lead_s))

@@ -40,10 +40,10 @@ def test_text_order_is_price_order(one: Decimal, other: Decimal) -> None:
 @given(PRICES, PRICES, SEQUENCES)
 def test_the_bound_of_a_price_is_exact(price: Decimal, limit: Decimal, sequence: int) -> None:
     """▲ An order is behind the bound of a falling price if its limit is not below it, and before that of a rising one if it is not above it."""
-    key = due_price(limit, sequence, "ord_f")
+    key = due_price(limit, sequence, START, "ord_f")
     assert (key >= padded_price(price)) == (limit >= price)
     assert (key <= padded_price(price) + BEHIND) == (limit <= price)
-    assert read_due_price(key) == (limit, sequence)
+    assert read_due_price(key) == (limit, sequence, START)
 
 
 @pytest.mark.parametrize("limit", [1, 4, 7, 1_000])

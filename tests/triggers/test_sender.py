@@ -11,7 +11,7 @@ from processors.triggers_sender import LEFT_ALONE_S_MAX, Cause, Lately, Sender
 from processors.triggers_turns import Question, Told, Turns
 from schemas.market import decode_price
 from schemas.requests import OrderTriggered
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import START, FakeClock
 from tests.triggers.parts import Log, Timer, price
 
 CAUSE = Cause("trace", "round", "BTC-1")
@@ -31,7 +31,7 @@ class Refusing(Log):
 
 
 def requests(count: int) -> list[OrderTriggered]:
-    return [OrderTriggered(f"user_{number:04d}", f"ord_{number:032x}", Decimal(99), 6) for number in range(count)]
+    return [OrderTriggered(f"user_{number:04d}", f"ord_{number:032x}", Decimal(99), 6, START) for number in range(count)]
 
 
 async def test_what_is_not_acknowledged_is_published_again() -> None:

@@ -95,6 +95,17 @@ async def test_an_order_that_the_index_had_not_yet(either: Process, ledger: Ledg
     assert either.triggers.unfinished() == {}
 
 
+async def test_an_order_that_came_after_the_dip(either: Process, ledger: Ledger) -> None:
+    """▲ Placed after a price was made, with a quote from before it, since its door knew of that price a moment late: the price is not for this order."""
+    await either.see(price("110", 1))
+    await either.see(price("90", 2))
+    await ledger.open("100", created_at=START + timedelta(milliseconds=1))
+    met = await ledger.open("100", created_at=START)
+    await either.pass_time(REASK_S)
+    await either.answered()
+    assert either.log.order_ids == [met]
+
+
 async def test_after_a_start_both_sides_are_asked(either: Process, ledger: Ledger) -> None:
     """The price before is not known then: it may have moved to either side while the process was away."""
     reached = [*await ledger.open_all(["101", "102"]), *await ledger.open_all(["99", "100"], kind="limit_sell")]
