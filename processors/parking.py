@@ -44,7 +44,7 @@ from processors.records import Read, next_drain, result_record, where
 from processors.work import DRAIN_MAX, FAILURES_MAX, Work
 from schemas.ledger import Account, AccountStatus, Entry, ParkCause, Parked, Waiting
 from schemas.ledger import Parking as Facts
-from schemas.requests import INTERNAL, DrainRequested, LoggedRequest, UnreadableRequest, decode_request, encode_request, parking_id, request_type
+from schemas.requests import ASKED_AGAIN, INTERNAL, DrainRequested, LoggedRequest, UnreadableRequest, decode_request, encode_request, parking_id, request_type
 
 log = structlog.get_logger()
 
@@ -162,7 +162,9 @@ class Parking:
         head = work.account or work.unreadable
         if head is None:
             return
-        run = _until_drain(work.pending)
+        run = await self._without_repeated(work, _until_drain(work.pending))
+        if not run:
+            return
         if parked.offset in {logged.offset for logged in run} and parked.offset not in work.told:
             await self._tell_parking(work, parked.partition, parked.offset, reads)
         waiting = fitting(_waiting(reads[logged.offset]) for logged in run)
@@ -170,6 +172,20 @@ class Parking:
             put = {one.offset for one in waiting}
             work.pending = [logged for logged in work.pending if logged.offset not in put]
             WAITING.inc(len(put))
+
+    async def _without_repeated(self, work: Work, run: Sequence[LoggedRequest]) -> list[LoggedRequest]:
+        """Of what should wait, that which nobody asks again: what is asked again for as long as it is true would gather while the account is parked.
+
+        What was decided already is told, and not dropped.
+        """
+        repeated = [logged for logged in run if isinstance(logged.request, ASKED_AGAIN)]
+        for logged in repeated:
+            entry = await self._store.entry(work.username, logged.request_id)
+            if entry:
+                work.learn({entry.request_id: entry})
+            else:
+                work.drop(logged)
+        return [logged for logged in run if logged not in repeated]
 
     async def _tell_parkings(self, work: Work, reads: Mapping[int, Read]) -> None:
         for entry in work.lookups:

@@ -151,6 +151,8 @@ NAMES_ORDER: Final = (OrderCancelRequested, OrderTriggered, OrderExpiryReached, 
 """Requests about an order that is there already: it has to be known before they are decided."""
 INTERNAL: Final = (OrderTriggered, OrderExpiryReached, OrderRevoked)
 """Requests from inside: one that finds nothing to do leaves nothing."""
+ASKED_AGAIN: Final = (OrderExpiryReached, OrderRevoked)
+"""Those of them that are asked again for as long as their order is open; the price of a trigger may be gone for good."""
 
 REQUEST_TYPES: Final[dict[str, type[AccountRequest]]] = {f"cnop.account.{kind.__name__}.v1": kind for kind in get_args(AccountRequest)}
 """CloudEvents type → class."""

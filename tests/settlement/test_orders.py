@@ -291,6 +291,22 @@ async def test_what_waits_is_drained_with_its_orders() -> None:
     assert partition.ledger.waiting_now(USER) == []
 
 
+async def test_what_is_asked_again_does_not_wait_in_a_parked_account() -> None:
+    """Expiries and revocations come again for as long as their order is open: waiting, they would gather. A trigger waits: its price may not come again."""
+    partition = await settled(deposit("1000"), limit_buy("a"), limit_buy("b"))
+    before = partition.break_item(USER)
+    ends = [OrderExpiryReached(USER, order_id(USER, "a")), OrderRevoked(USER, order_id(USER, "b"), "asset-inactive")]
+    partition.ask(deposit("1"), *ends, trigger("a"), *ends)
+    await partition.run()
+    partition.ask(*ends)
+    await partition.run()
+    assert [one.type.split(".")[-2] for one in partition.ledger.waiting_now(USER)] == ["Deposit", "OrderTriggered"]
+    partition.ledger.damage(USER, before)
+    partition.ask(DrainRequested(USER), ends[1])
+    await partition.run()
+    assert partition.kinds(USER) == ["AccountParked", "DepositSettled", "OrderFilled", "AccountDrained", "OrderCancelled"]
+
+
 async def test_a_fill_that_was_stored_and_not_told_is_told_by_the_next_owner() -> None:
     """The next owner finds the order filled and the trigger with nothing to do; it looks for the trigger's entry, and tells it."""
     partition = await settled(deposit("1000"), limit_buy("mine"))
