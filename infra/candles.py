@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter
 
-from infra.dynamo import Dynamo, Item, from_item, to_attribute, to_item
+from infra.dynamo import Dynamo, Item, from_item, query_pages, to_attribute, to_item
 from infra.ledger_bound import Turns
 from schemas.candles import LENGTHS, Candle, Close, Ended, Interval, Running, end_of
 from schemas.instants import parse_rfc3339
@@ -92,24 +92,15 @@ class CandleStore:
         return [_candle_adapter().validate_python(from_item(item)) for item in items]
 
     async def _items(self, asset_id: str, interval: Interval, condition: str, values: dict[str, str], *, limit: int, **options: Any) -> list[Item]:
-        items: list[Item] = []
-        start: dict[str, Any] = {}
-        while len(items) < limit:
-            answer = await self._dynamo.call(
-                "query",
-                TableName=MARKET.name,
-                KeyConditionExpression=f"pk = :pk AND {condition}",
-                ExpressionAttributeValues={":pk": {"S": candles_pk(asset_id, interval)}, **{name: {"S": value} for name, value in values.items()}},
-                ConsistentRead=True,
-                Limit=limit - len(items),
-                **options,
-                **start,
-            )
-            items += answer["Items"]
-            if "LastEvaluatedKey" not in answer:
-                break
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-        return items
+        pages = query_pages(
+            self._dynamo,
+            most=limit,
+            TableName=MARKET.name,
+            KeyConditionExpression=f"pk = :pk AND {condition}",
+            ExpressionAttributeValues={":pk": {"S": candles_pk(asset_id, interval)}, **{name: {"S": value} for name, value in values.items()}},
+            **options,
+        )
+        return [item async for page in pages for item in page["Items"]]
 
 
 class BoundedCandles:

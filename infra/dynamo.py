@@ -5,7 +5,7 @@ transaction may answer for what its first try wrote, so each caller repeats know
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -119,6 +119,21 @@ class Dynamo:
         """Cheap proof that the store answers and has our tables. DynamoUnavailable or ClientError otherwise."""
         # Not DescribeTable: an engine may count the table's items for its answer, and everybody else waits meanwhile.
         await self.call("get_item", TableName=LEDGER.name, Key={"pk": {"S": "PING"}, "sk": {"S": "PING"}})
+
+
+async def query_pages(dynamo: Dynamo, *, most: int | None = None, page_max: int | None = None, **query: Any) -> AsyncIterator[dict[str, Any]]:
+    """The answers of a consistent query, page by page, until there are no more items or `most` have come; no page has more than `page_max`."""
+    start: dict[str, Any] = {}
+    left = most
+    while left is None or left > 0:
+        bounds = [bound for bound in (left, page_max) if bound is not None]
+        limited = {"Limit": min(bounds)} if bounds else {}
+        answer = await dynamo.call("query", ConsistentRead=True, **query, **limited, **start)
+        yield answer
+        if "LastEvaluatedKey" not in answer:
+            return
+        left = None if left is None else left - len(answer["Items"])
+        start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
 
 class _AsTheyAre(JSONSerializer):  # type: ignore[misc] # the SDK has no types

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
-from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code
+from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code, query_pages
 from infra.ledger_items import account_item, day_item, entry_item, item_key, order_item, read_account, read_entry, read_order
 from schemas.ledger import Account, Entry, Order
 from schemas.results import result_value
@@ -215,16 +215,9 @@ class Ledger:
 
     async def _days(self, condition: str, keys: Item, limit: int, **more: Any) -> list[Account]:
         """The days among the first items whose keys meet a condition."""
-        found, looked = list[Account](), 0
-        asked = {"TableName": LEDGER.name, "KeyConditionExpression": condition, "ExpressionAttributeValues": keys, "ConsistentRead": True}
-        while looked < limit:
-            answer = await self._dynamo.call("query", Limit=min(limit - looked, DAYS_PAGE), **asked, **more)
-            looked += len(answer["Items"])
-            found += [read_account(item) for item in answer["Items"] if item["sk"]["S"].startswith(DAY_PREFIX)]
-            if "LastEvaluatedKey" not in answer:
-                break
-            more["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
-        return found
+        asked = {"TableName": LEDGER.name, "KeyConditionExpression": condition, "ExpressionAttributeValues": keys, **more}
+        pages = query_pages(self._dynamo, most=limit, page_max=DAYS_PAGE, **asked)
+        return [read_account(item) async for page in pages for item in page["Items"] if item["sk"]["S"].startswith(DAY_PREFIX)]
 
     async def _get(self, keys: Sequence[Item]) -> list[Item]:
         """The items of these keys that are there, in no order."""
@@ -250,26 +243,17 @@ class Ledger:
 
     async def _newest_keys(self, username: str, index: Index, lower: Mapping[str, str], upper: Mapping[str, str], limit: int) -> list[Item]:
         # BETWEEN takes both ends in; `upper` itself is not wanted, so one more is asked for and dropped.
-        items: list[Item] = []
-        start: dict[str, Any] = {}
-        while len(items) <= limit:
-            answer = await self._dynamo.call(
-                "query",
-                TableName=LEDGER.name,
-                IndexName=index.name,
-                KeyConditionExpression="pk = :pk AND #sort BETWEEN :lower AND :upper",
-                ExpressionAttributeNames={"#sort": index.sort_key},
-                ExpressionAttributeValues={":pk": {"S": account_pk(username)}, ":lower": dict(lower), ":upper": dict(upper)},
-                ScanIndexForward=False,
-                ConsistentRead=True,
-                Limit=limit + 1 - len(items),
-                **start,
-            )
-            items += answer["Items"]
-            if "LastEvaluatedKey" not in answer:
-                break
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-        wanted = [item for item in items if item[index.sort_key] != dict(upper)][:limit]
+        pages = query_pages(
+            self._dynamo,
+            most=limit + 1,
+            TableName=LEDGER.name,
+            IndexName=index.name,
+            KeyConditionExpression="pk = :pk AND #sort BETWEEN :lower AND :upper",
+            ExpressionAttributeNames={"#sort": index.sort_key},
+            ExpressionAttributeValues={":pk": {"S": account_pk(username)}, ":lower": dict(lower), ":upper": dict(upper)},
+            ScanIndexForward=False,
+        )
+        wanted = [item async for page in pages for item in page["Items"] if item[index.sort_key] != dict(upper)][:limit]
         return [{"pk": item["pk"], "sk": item["sk"]} for item in wanted]
 
     async def _transact(self, writes: Sequence[Write]) -> list[Outcome]:

@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from infra.cache_client import Cache, CacheUnavailable, Call, Script
 from infra.candles import put_ended, read_running
-from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code, from_item, to_attribute, to_item
+from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code, from_item, query_pages, to_attribute, to_item
 from schemas.candles import Priced, begun
 from schemas.market import Asset, PriceChanged, UnreadableMarketEvent, asset_adapter, decode_asset, decode_price, encode_asset, encode_price, price_adapter
 from schemas.money import EXACT, significant_scale
@@ -143,21 +143,8 @@ class MarketStore:
         raise DynamoUnavailable("transact_write_items: another market process writes the same prices")
 
     async def _all(self, pk: str) -> list[Item]:
-        items: list[Item] = []
-        start: dict[str, Any] = {}
-        while True:
-            answer = await self._dynamo.call(
-                "query",
-                TableName=MARKET.name,
-                KeyConditionExpression="pk = :pk",
-                ExpressionAttributeValues={":pk": {"S": pk}},
-                ConsistentRead=True,
-                **start,
-            )
-            items += answer["Items"]
-            if "LastEvaluatedKey" not in answer:
-                return items
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        pages = query_pages(self._dynamo, TableName=MARKET.name, KeyConditionExpression="pk = :pk", ExpressionAttributeValues={":pk": {"S": pk}})
+        return [item async for page in pages for item in page["Items"]]
 
 
 class MarketCache:

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from infra.dynamo import Item, from_attribute, from_item, to_attribute, to_item
+from infra.dynamo import Item, from_attribute, from_item, query_pages, to_attribute, to_item
 from infra.ledger import (
     ABSENT,
     ACTIONS_MAX,
@@ -183,19 +183,12 @@ class ParkingLedger(Ledger):
 
     async def _waiting_pages(self, username: str, first: str, last: str, *, limit: int | None = None, values: Any = None, **more: Any) -> Any:
         bounds: Item = {":pk": {"S": account_pk(username)}, ":first": {"S": first}, ":last": {"S": last}, **(values or {})}
-        limited = {"Limit": limit} if limit else {}
         condition = "pk = :pk AND sk BETWEEN :first AND :last"
-        async for page in self._pages(KeyConditionExpression=condition, ExpressionAttributeValues=bounds, **limited, **more):
+        async for page in self._pages(KeyConditionExpression=condition, ExpressionAttributeValues=bounds, page_max=limit, **more):
             yield page
 
-    async def _pages(self, **arguments: Any) -> Any:
-        start: dict[str, Any] = {}
-        while True:
-            page = await self._dynamo.call("query", TableName=LEDGER.name, ConsistentRead=True, **arguments, **start)
-            yield page
-            if "LastEvaluatedKey" not in page:
-                return
-            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+    def _pages(self, **query: Any) -> Any:
+        return query_pages(self._dynamo, TableName=LEDGER.name, **query)
 
 
 def fitting(waiting: Iterable[Waiting]) -> list[Waiting]:
