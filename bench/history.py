@@ -35,6 +35,7 @@ from infra.local.home import PROCESSES, LocalError
 from infra.local.machines import Addresses
 from infra.local.stack import Stack
 from infra.price_files import PriceFileInvalid, load_price_file
+from ops.books import all_entries
 from ops.client import Client, NewUser, Outcome, Session
 from schemas.instants import parse_rfc3339, rfc3339
 from schemas.ledger import Entry
@@ -50,7 +51,6 @@ WARM_UP_S: Final = 30.0
 SETTLED_S: Final = 5.0
 """After the end of a minute, until the last price before it is on the topic and in its candle."""
 STEP_S: Final = 0.5
-PAGE: Final = 500
 READ_MS: Final = 500
 ASKED: Final = (("1h", "1m"), ("1d", "1h"), ("1w", "1h"), ("1m", "1d"), ("1m", "1h"), ("1y", "1d"), ("1y", "1w"), ("all", "1h"))
 """Periods and intervals of the answers that are recomputed."""
@@ -148,7 +148,7 @@ async def _traded(addresses: Addresses, ends: float, chance: random.Random) -> F
             started = time.perf_counter()
             answer = await client.read("/portfolio/history", trader.session, {"period": period, "interval": interval})
             answers[period, interval] = (answer, time.perf_counter() - started)
-        entries, prices = await _entries(Ledger(dynamo), trader.session.username), await _prices(addresses.kafka)
+        entries, prices = await all_entries(Ledger(dynamo), trader.session.username), await _prices(addresses.kafka)
     differences = [line for answer, _ in answers.values() for line in compared(answer, entries, prices)]
     return Found(entries, prices, answers, differences)
 
@@ -206,14 +206,6 @@ class Trader:
         outcome = await self.client.write(self.session, path, body, f"replay-{self.asked}")
         self.told[f"{name} {outcome.state if outcome.state == 'settled' else outcome.code}"] += 1
         return outcome
-
-
-async def _entries(ledger: Ledger, username: str) -> list[Entry]:
-    """All entries of an account that moved something."""
-    entries: list[Entry] = []
-    while page := await ledger.entries(username, before=entries[-1].version if entries else None, limit=PAGE):
-        entries += page
-    return entries
 
 
 async def _prices(kafka: str) -> list[PriceChanged]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from infra.ledger import LedgerReads
 from schemas.ledger import Account, CashLine, Entry, House, Order, Position
-from schemas.money import CURRENCY_SCALES, HOME_CURRENCY, ZERO, exact, plain
+from schemas.money import CURRENCY_SCALES, ZERO, exact, plain
 
 PAGE: Final = 100
 USERS_AT_ONCE: Final = 8
@@ -48,7 +48,7 @@ async def audit(ledger: LedgerReads, shown: Mapping[str, Owned], moved: Mapping[
 
     async def one(username: str) -> None:
         async with slots:
-            account, entries = await ledger.account(username), await _all_entries(ledger, username)
+            account, entries = await ledger.account(username), await all_entries(ledger, username)
             orders = await _open_orders(ledger, username)
         folded = _fold(books, account, entries, None if moved is None else moved[username])
         _compare(books, f"{username}: the account item has", folded, _owned(account))
@@ -77,7 +77,8 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     return sum(amounts, ZERO)
 
 
-async def _all_entries(ledger: LedgerReads, username: str) -> list[Entry]:
+async def all_entries(ledger: LedgerReads, username: str) -> list[Entry]:
+    """All entries of an account that moved something, newest first."""
     entries: list[Entry] = []
     before: int | None = None
     while page := await ledger.entries(username, before=before, limit=PAGE):
@@ -134,5 +135,5 @@ def _owned(account: Account) -> dict[tuple[House, str], Decimal]:
 def _held(orders: Iterable[Order]) -> dict[tuple[House, str], Decimal]:
     held: dict[tuple[House, str], Decimal] = defaultdict(lambda: ZERO)
     for order in orders:
-        held["held", HOME_CURRENCY if order.order_type.endswith("buy") else order.asset_id] += order.held
+        held["held", order.held_unit] += order.held
     return held

@@ -115,8 +115,8 @@ def _parking_events(account: Account) -> Iterator[Envelope]:
     yield _request(drain)
     decided = decide_all(replace(account, version=entry.version), (waiting.logged,), {})
     parked = Parked(waiting.logged.partition, waiting.logged.offset, entry.at, "undecodable")
-    done = drained(decided, parked, drain.logged, Parking("active", None, (waiting.id,)), waiting.logged.offset)
-    yield result_record(done.entry, drain.read)
+    _, drained_entry = drained(decided, parked, drain.logged, Parking("active", None, (waiting.id,)), waiting.logged.offset)
+    yield result_record(drained_entry, drain.read)
 
 
 def _requests() -> Iterator[AccountRequest]:

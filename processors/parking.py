@@ -36,12 +36,12 @@ from prometheus_client import Counter
 
 from events.consumer import RETRIES
 from events.envelope import Envelope
-from infra.ledger import Failed, Outcome, Refused, Stored, Unknown, Write
+from infra.ledger import Failed, Outcome, Refused, Stored, Unknown
 from infra.parked import ParkingStore, fitting
-from processors.domain.decide import Decided
-from processors.domain.parking import decide_until, drained, draining_entry, parking_entry
+from processors.domain.decide import Decided, decide_until
+from processors.domain.parking import drained, draining_entry, parking_entry
 from processors.records import Read, next_drain, result_record, where
-from processors.work import DRAIN_MAX, FAILURES_MAX, Work
+from processors.work import DRAIN_MAX, FAILURES_MAX, Work, as_write
 from schemas.ledger import Account, AccountStatus, Entry, ParkCause, Parked, Waiting
 from schemas.ledger import Parking as Facts
 from schemas.requests import ASKED_AGAIN, INTERNAL, DrainRequested, LoggedRequest, UnreadableRequest, decode_request, encode_request, parking_id, request_type
@@ -230,9 +230,8 @@ class Parking:
         status: AccountStatus = "parked" if goes_on or step.cause else "active"
         told = step.told(work.entries)
         last = step.reads[-1].logged.offset if step.reads else parked.before
-        done = drained(step.decided, parked, read.logged, Facts(status, step.cause, tuple(one.logged.request_id for one in told), goes_on), last)
-        write = Write(account.version, done.account, (*done.entries, done.entry), done.orders, done.replaces, done.days)
-        outcome = await self._store.drain(write, unparks=status == "active")
+        done, entry = drained(step.decided, parked, read.logged, Facts(status, step.cause, tuple(one.logged.request_id for one in told), goes_on), last)
+        outcome = await self._store.drain(as_write(work, done, entry), unparks=status == "active")
         if isinstance(outcome, Failed):
             await self._take_less(work, read, parked, len(step.decided.entries))
         elif self._is_stored(work, outcome):
@@ -240,7 +239,7 @@ class Parking:
             work.orders.update((order.order_id, order) for order in done.orders)
             work.entries.update((entry.request_id, entry) for entry in done.entries)
             work.drained += done.entries
-            self._tell(work, read, done.entry, [result_record(work.entries[one.logged.request_id], one) for one in told])
+            self._tell(work, read, entry, [result_record(work.entries[one.logged.request_id], one) for one in told])
             work.emptied = parked.partition, last
             work.drop(read.logged)
             DRAINED.inc(len(done.entries))

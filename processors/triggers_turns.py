@@ -12,6 +12,7 @@ from typing import Final
 
 from events.envelope import Inbound
 from infra.open_orders import After, OpenOrder
+from processors.domain.orders import has_reached
 from schemas.market import PriceChanged
 from schemas.requests import DueSide
 
@@ -127,8 +128,7 @@ class Unfinished:
 
 def is_due(order: OpenOrder, price: PriceChanged) -> bool:
     """Whether a price reaches an order that was placed before it; the rule is settlement's, which has the last word."""
-    reached = price.price <= order.price if order.side == "falls" else price.price >= order.price
-    return reached and order.quote_sequence < price.sequence and order.placed_at <= price.at
+    return has_reached(order.side, order.price, price.price) and order.quote_sequence < price.sequence and order.placed_at <= price.at
 
 
 def sides_towards(price: PriceChanged, before: PriceChanged | None) -> tuple[DueSide, ...]:

@@ -12,13 +12,12 @@ from events.consumer import RETRIES
 from events.envelope import Envelope
 from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Failed, Named, Outcome, Refused, Stored, Unknown, Write
 from infra.parked import Unreadable as UnreadableAccount
-from processors.domain.decide import Decided, decide_all
-from processors.domain.parking import decide_until
+from processors.domain.decide import Decided, decide_all, decide_until
 from processors.records import where
 from schemas.ledger import Account, Entry, Order, ParkCause, Parked
 from schemas.requests import NAMES_ORDER, Deposit, DrainRequested, FenceRequested, LoggedRequest, Withdrawal
 from schemas.results import result_value
-from schemas.tables import entry_sk, order_of, order_sk
+from schemas.tables import entry_sk, order_sk
 
 log = structlog.get_logger()
 
@@ -40,8 +39,8 @@ class Work:
     Of `account` and `unreadable` one is there once it is loaded. `found` are ids of requests that were stored before this batch; `drained` are
     entries that this batch made of requests that had waited. `told` has further results by the offset of the record that tells them, and
     `asked` further requests. `lookups` are entries whose record may have a parking to tell; `emptied`: up to which offset waiting items are done.
-    `orders` are those that are known, since `looked_up` was asked for. `passed` are requests from inside that found nothing to do: each may have been
-    stored before and not told yet, and then found done what it did itself, so its entry is looked for before it is dropped.
+    `orders` are those that are known, and of the sort keys `looked_up` there are no others. `passed` are requests from inside that found nothing to do:
+    each may have been stored before and not told yet, and then found done what it did itself, so its entry is looked for before it is dropped.
     """
 
     username: str
@@ -109,7 +108,7 @@ class Work:
     def orders_sought(self, requests: Iterable[LoggedRequest]) -> set[str]:
         """Sort keys of the orders that requests name and that are not known yet."""
         names = {logged.request.order_id for logged in requests if isinstance(logged.request, NAMES_ORDER)}
-        return {order_sk(name) for name in names if name not in self.orders and name not in self.looked_up}
+        return {order_sk(name) for name in names if name not in self.orders} - self.looked_up
 
     def sought(self, keys: Iterable[str], found: Named) -> None:
         """Take in what was found under the keys that were asked for. A request that was passed over and has no entry is done."""
@@ -117,7 +116,7 @@ class Work:
             self.fail("undecodable", found.unreadable)
             return
         self.orders.update(found.orders)
-        self.looked_up.update(map(order_of, keys))
+        self.looked_up.update(keys)
         self.learn(dict(found.entries))
         for logged in self.passed:
             if logged.request_id not in self.entries:
@@ -167,13 +166,10 @@ def decide_next(work: Work) -> Decided | None:
     account = work.account
     if account is None:
         raise RuntimeError("decided before it was loaded")
-    try:
-        done = decide_all(account, fold, work.orders)
-    except Exception as raised:  # noqa: BLE001 - a bug in one account's work parks that account
-        done, error = decide_until(account, fold, work.orders)
-        if not (done.entries or done.passed):
-            work.fail("decision", type(error or raised).__name__, where(error or raised))
-            return None
+    done, error = decide_until(account, fold, work.orders)
+    if error and not (done.entries or done.passed):
+        work.fail("decision", type(error).__name__, where(error))
+        return None
     if not done.entries:
         work.passed += done.passed
         return None
@@ -195,10 +191,10 @@ def decide_ahead(work: Work, done: Decided) -> Decided | None:
     return ahead if ahead.entries else None
 
 
-def as_write(work: Work, decided: Decided) -> Write:
-    """What was decided from what is known of the account, to be stored."""
+def as_write(work: Work, decided: Decided, *further: Entry) -> Write:
+    """What was decided from what is known of the account, to be stored with further entries."""
     loaded = work.account.version if work.account else 0
-    return Write(loaded, decided.account, decided.entries, decided.orders, decided.replaces, decided.days)
+    return Write(loaded, decided.account, (*decided.entries, *further), decided.orders, decided.replaces, decided.days)
 
 
 def learn(work: Work, decided: Decided, outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from schemas.instants import EPOCH, Instant
-from schemas.money import EXACT, ZERO, Figure
+from schemas.money import EXACT, HOME_CURRENCY, ZERO, Figure
 from schemas.requests import OrderType, TimeInForce
 
 AccountStatus = Literal["active", "parked"]
@@ -93,6 +93,16 @@ class Order:
     held: Figure = ZERO
     updated_version: int = 0
     reason: CloseReason | None = None
+
+    @property
+    def is_buy(self) -> bool:
+        """Whether it takes cash and gives the asset."""
+        return self.order_type.endswith("buy")
+
+    @property
+    def held_unit(self) -> str:
+        """The unit in which it holds: the home currency, or its asset."""
+        return HOME_CURRENCY if self.is_buy else self.asset_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,6 @@ def _price_or_none(price: Decimal | None) -> Decimal | None:
 
 def order_view(order: Order) -> OrderView:
     """An order as its owner sees it."""
-    is_buy = order.order_type.endswith("buy")
     return OrderView(
         order_id=order.order_id,
         order_type=order.order_type,
@@ -96,8 +95,8 @@ def order_view(order: Order) -> OrderView:
         filled_quantity=trimmed(order.filled_quantity),
         average_price=_price_or_none(order.average_price),
         fee=Decimal(in_currency(order.fee, HOME_CURRENCY)),
-        held_amount=Decimal(in_currency(order.held if is_buy else ZERO, HOME_CURRENCY)),
-        held_quantity=trimmed(ZERO if is_buy else order.held),
+        held_amount=Decimal(in_currency(order.held if order.is_buy else ZERO, HOME_CURRENCY)),
+        held_quantity=trimmed(ZERO if order.is_buy else order.held),
         cancel_reason=order.reason,
         client_order_id=order.client_order_id,
         time_in_force=order.time_in_force,

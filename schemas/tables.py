@@ -93,7 +93,7 @@ def order_sk(order_id: str) -> str:
 
 
 def order_of(sk: str) -> str:
-    """The order id in a sort key; the key itself where it is another item's."""
+    """The order id in the sort key of an order."""
     return sk.removeprefix(ORDER_PREFIX)
 
 

@@ -11,10 +11,10 @@ from decimal import Decimal
 from typing import assert_never
 
 from processors.domain.orders import close, is_over, place, trigger
-from processors.domain.steps import Step, bounded, refuse
+from processors.domain.steps import Step, bounded, pair, refuse
 from schemas.instants import day_of
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Posting
-from schemas.money import HOME_CURRENCY, ZERO, currency_scale, exact, plain, round_down, significant_scale
+from schemas.money import ZERO, currency_scale, exact, plain, round_down, significant_scale
 from schemas.requests import (
     Deposit,
     DrainRequested,
@@ -97,6 +97,15 @@ def decide(account: Account, logged: LoggedRequest, orders: Mapping[str, Order])
 
 def decide_all(account: Account, requests: tuple[LoggedRequest, ...], orders: Mapping[str, Order]) -> Decided:
     """Settle requests of one account in their order; what became of orders on the way is known to the later ones."""
+    done, error = decide_until(account, requests, orders)
+    if error:
+        raise error
+    return done
+
+
+def decide_until(account: Account, requests: tuple[LoggedRequest, ...], orders: Mapping[str, Order]) -> tuple[Decided, Exception | None]:
+    """The same up to the first request whose decision raises; what it raised, or None where none did."""
+    error: Exception | None = None
     known = dict(orders)
     entries: list[Entry] = []
     passed: list[LoggedRequest] = []
@@ -104,7 +113,11 @@ def decide_all(account: Account, requests: tuple[LoggedRequest, ...], orders: Ma
     days: list[Account] = []
     for logged in requests:
         before = account
-        account, entry = decide(account, logged, known)
+        try:
+            account, entry = decide(account, logged, known)
+        except Exception as raised:  # noqa: BLE001 - a bug in one account's work: the caller parks that account
+            error = raised
+            break
         if entry is None:
             passed.append(logged)
             continue
@@ -114,7 +127,7 @@ def decide_all(account: Account, requests: tuple[LoggedRequest, ...], orders: Ma
         if order := entry.lines.order:
             changed[order.order_id] = known[order.order_id] = order
     replaces = {name: orders[name].updated_version for name in changed if name in orders}
-    return Decided(account, tuple(entries), tuple(changed.values()), replaces, tuple(passed), tuple(days))
+    return Decided(account, tuple(entries), tuple(changed.values()), replaces, tuple(passed), tuple(days)), error
 
 
 def _step(account: Account, logged: LoggedRequest, at: datetime, orders: Mapping[str, Order]) -> Step | None:
@@ -145,7 +158,7 @@ def _deposit(account: Account, request: Deposit, at: datetime) -> Step:
     return Step(
         replace(account.counters, deposited=total),
         cash={request.currency: replace(line, available=line.available + request.amount, updated_at=at)},
-        postings=_transfer(request.amount, request.currency),
+        postings=pair(request.currency, request.amount, "world"),
     )
 
 
@@ -161,7 +174,7 @@ def _withdraw(account: Account, request: Withdrawal, at: datetime) -> Step:
     return Step(
         replace(account.counters, withdrawn=total),
         cash={request.currency: replace(line, available=line.available - request.amount, updated_at=at)},
-        postings=_transfer(-request.amount, request.currency),
+        postings=pair(request.currency, -request.amount, "world"),
     )
 
 
@@ -213,10 +226,6 @@ def _from_inside(
 
 def _money(amount: Decimal, currency: str) -> str:
     return f"{plain(round_down(amount, currency_scale(currency)))} {currency}"
-
-
-def _transfer(amount: Decimal, unit: str) -> tuple[Posting, ...]:
-    return (Posting("customer", unit, amount), Posting("world", unit, -amount))
 
 
 def _counters_of(counters: Counters, at: datetime) -> Counters:
@@ -280,9 +289,8 @@ def _hold_order(before: Account, after: Account, order: Order | None, known: Ord
     versions = (known.created_version if known else after.version, after.version)
     _must((order.created_version, order.updated_version) == versions, "an order has the versions of its placing and of its last change")
     _must(bool(order.held) == bool(now), "an open order holds something, and no other does")
-    unit = HOME_CURRENCY if order.order_type.endswith("buy") else order.asset_id
     change = order.held - (known.held if known else ZERO)
-    _must(moved == ({unit: change} if change else {}), "what is held changes by the order's hold", unit)
+    _must(moved == ({order.held_unit: change} if change else {}), "what is held changes by the order's hold", order.held_unit)
 
 
 def _owned(account: Account, unit: str) -> tuple[Decimal, Decimal]:

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from processors.domain.steps import Step, bounded, refuse
-from schemas.ledger import Account, CashLine, CloseReason, Counters, House, Order, OrderStatus, Position, Posting
+from processors.domain.steps import Step, bounded, pair, refuse
+from schemas.ledger import Account, CashLine, CloseReason, Counters, Order, OrderStatus, Position, Posting
 from schemas.money import HOME_CURRENCY, ZERO, currency_scale, plain, round_down, round_up, share_up, significant_scale
-from schemas.requests import DUE_SIDES, OrderPlaced, OrderTriggered
+from schemas.requests import DUE_SIDES, DueSide, OrderPlaced, OrderTriggered
 
 OPEN_ORDERS_MAX: Final = 1_000
 """Open orders of one account."""
@@ -71,7 +71,7 @@ def trigger(account: Account, order: Order, request: OrderTriggered, at: datetim
 def close(account: Account, order: Order, status: OrderStatus, at: datetime, reason: CloseReason | None = None) -> Step:
     """Cancel or expire an open order: what it held is free again."""
     done = replace(order, status=status, reason=reason, held=ZERO, updated_at=at, updated_version=account.version + 1)
-    if _is_buy(order):
+    if order.is_buy:
         line = _cash(account)
         return _closed(account, done, order.held, HOME_CURRENCY, cash={HOME_CURRENCY: replace(_free(line, order.held), updated_at=at)})
     position = account.positions[order.asset_id]
@@ -80,7 +80,7 @@ def close(account: Account, order: Order, status: OrderStatus, at: datetime, rea
 
 def fill(account: Account, order: Order, price: Decimal, at: datetime, *, total_max: Decimal | None = None) -> Step:
     """Fill an order, new or open, at the market's price; a refusal where that cannot be. `total_max` bounds what a new one may be worth."""
-    step = _buy(account, order, price, at, total_max) if _is_buy(order) else _sell(account, order, price, at, total_max)
+    step = _buy(account, order, price, at, total_max) if order.is_buy else _sell(account, order, price, at, total_max)
     return bounded(account, step)
 
 
@@ -88,7 +88,12 @@ def is_due(order: Order, price: Decimal) -> bool:
     """Whether an order fills at a price of the market. One without a price of its own always does."""
     if order.price is None:
         return True
-    return price <= order.price if DUE_SIDES[order.order_type] == "falls" else price >= order.price
+    return has_reached(DUE_SIDES[order.order_type], order.price, price)
+
+
+def has_reached(side: DueSide, own: Decimal, price: Decimal) -> bool:
+    """Whether the market has fallen, or risen, to an order's own price."""
+    return price <= own if side == "falls" else price >= own
 
 
 def is_over(order: Order, at: datetime) -> bool:
@@ -117,7 +122,7 @@ def _buy(account: Account, order: Order, price: Decimal, at: datetime, total_max
             )
         },
         order=_filled(account, order, price, at, total=cost, fee=fee),
-        postings=(*_release(order.held, HOME_CURRENCY), *_trade(order, -cost, order.quantity), *_pair(HOME_CURRENCY, -fee, "fees")),
+        postings=(*_release(order.held, HOME_CURRENCY), *_trade(order, -cost, order.quantity), *pair(HOME_CURRENCY, -fee, "fees")),
     )
 
 
@@ -144,14 +149,14 @@ def _sell(account: Account, order: Order, price: Decimal, at: datetime, total_ma
             )
         },
         order=_filled(account, order, price, at, total=proceeds, fee=fee),
-        postings=(*_release(order.held, order.asset_id), *_trade(order, proceeds, -order.quantity), *_pair(HOME_CURRENCY, -fee, "fees")),
+        postings=(*_release(order.held, order.asset_id), *_trade(order, proceeds, -order.quantity), *pair(HOME_CURRENCY, -fee, "fees")),
     )
 
 
 def _check_worth(account: Account, order: Order, total_max: Decimal) -> Step | None:
     """The bounds on what an order is worth at its own price."""
     value = order.quantity * (order.price or ZERO)
-    least = round_down(value, _SCALE) - (ZERO if _is_buy(order) else _fee(value, order))
+    least = round_down(value, _SCALE) - (ZERO if order.is_buy else _fee(value, order))
     return _check_total(account, least, round_up(value, _SCALE), total_max)
 
 
@@ -159,7 +164,7 @@ def _opened(account: Account, order: Order, at: datetime) -> Step:
     """The order waits, and holds what its fill may take; refused where that is not there."""
     if account.counters.open_orders >= OPEN_ORDERS_MAX:
         return refuse(account, "too-many-open-orders", f"an account may have {OPEN_ORDERS_MAX} open orders: cancel one first")
-    if _is_buy(order):
+    if order.is_buy:
         value = order.quantity * (order.price or ZERO)
         return _holding_cash(account, order, round_up(value, _SCALE) + _fee(value, order), at)
     return _holding_asset(account, order, at)
@@ -173,7 +178,7 @@ def _holding_cash(account: Account, order: Order, held: Decimal, at: datetime) -
         replace(account.counters, open_orders=account.counters.open_orders + 1),
         cash={HOME_CURRENCY: replace(_free(line, -held), updated_at=at)},
         order=replace(order, held=held),
-        postings=_pair(HOME_CURRENCY, -held, "held"),
+        postings=pair(HOME_CURRENCY, -held, "held"),
     )
 
 
@@ -185,7 +190,7 @@ def _holding_asset(account: Account, order: Order, at: datetime) -> Step:
         replace(account.counters, open_orders=account.counters.open_orders + 1),
         positions={order.asset_id: replace(_freed(position, -order.quantity), updated_at=at)},
         order=replace(order, held=order.quantity),
-        postings=_pair(order.asset_id, -order.quantity, "held"),
+        postings=pair(order.asset_id, -order.quantity, "held"),
     )
 
 
@@ -236,10 +241,6 @@ def _cost_of_sale(position: Position, quantity: Decimal) -> Decimal:
     return min(position.cost_basis, share_up(position.cost_basis, quantity, position.quantity, _SCALE))
 
 
-def _is_buy(order: Order) -> bool:
-    return order.order_type.endswith("buy")
-
-
 def _cash(account: Account) -> CashLine:
     return account.cash.get(HOME_CURRENCY) or CashLine()
 
@@ -254,17 +255,12 @@ def _freed(position: Position, released: Decimal) -> Position:
     return replace(position, available=position.available + released, held=position.held - released) if released else position
 
 
-def _pair(unit: str, amount: Decimal, other: House) -> tuple[Posting, ...]:
-    """The customer's leg and its counterpart; none of nothing."""
-    return (Posting("customer", unit, amount), Posting(other, unit, -amount)) if amount else ()
-
-
 def _release(held: Decimal, unit: str) -> tuple[Posting, ...]:
-    return _pair(unit, held, "held")
+    return pair(unit, held, "held")
 
 
 def _trade(order: Order, cash: Decimal, quantity: Decimal) -> tuple[Posting, ...]:
-    return (*_pair(HOME_CURRENCY, cash, "market"), *_pair(order.asset_id, quantity, "market"))
+    return (*pair(HOME_CURRENCY, cash, "market"), *pair(order.asset_id, quantity, "market"))
 
 
 def _counted(account: Account, order: Order) -> Counters:

@@ -1,8 +1,9 @@
 """A step: what one decision does to an account, before it is numbered and journaled."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 
-from schemas.ledger import Account, CashLine, Counters, Lines, Order, Position, Posting, Refusal
+from schemas.ledger import Account, CashLine, Counters, House, Lines, Order, Position, Posting, Refusal
 from schemas.money import INTEGER_DIGITS_MAX
 
 
@@ -29,6 +30,11 @@ class Step:
 def refuse(account: Account, code: str, detail: str, pointer: str | None = None, order: Order | None = None) -> Step:
     """The step of a refusal: nothing moves, and the same request is refused the same way for ever. `order` is what stood in the way."""
     return Step(account.counters, refusal=Refusal(code, detail, pointer, order))
+
+
+def pair(unit: str, amount: Decimal, other: House) -> tuple[Posting, ...]:
+    """The customer's leg and its counterpart; none of nothing."""
+    return (Posting("customer", unit, amount), Posting(other, unit, -amount)) if amount else ()
 
 
 def bounded(account: Account, step: Step) -> Step:

@@ -9,8 +9,7 @@ from fractions import Fraction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processors.domain.decide import Decided, decide, decide_all
-from processors.domain.parking import decide_until
+from processors.domain.decide import Decided, decide, decide_all, decide_until
 from schemas.ledger import Account, CashLine, Entry, Order, pairs
 from schemas.requests import INTERNAL, NAMES_ORDER, LoggedRequest, canonical, decode_request, encode_request, request_type
 from schemas.results import RESULT_TYPES, decode_result, encode_result, result_of, result_type

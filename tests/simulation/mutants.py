@@ -8,6 +8,7 @@ from tests.simulation.image import Image, Mutation
 
 SETTLEMENT = "processors.settlement"
 WORK = "processors.work"
+DECIDE = "processors.domain.decide"
 PARKING = "processors.parking"
 RECORDS = "processors.records"
 LEDGER = "infra.ledger"
@@ -60,7 +61,7 @@ MUTANTS: dict[str, tuple[Mutation, ...]] = {
     "results sent backwards": ((SETTLEMENT, "for read in batch:\n            work = works[", "for read in reversed(batch):\n            work = works["),),
     "another user's record is taken": ((RECORDS, "if request.username != envelope.subject:", "if False:"),),
     "an id that is no request id is taken": ((RECORDS, "if not _is_request_id(envelope.id):", "if False:"),),
-    "an account's bug ends the process": ((WORK, "    except Exception as raised:", "    except ZeroDivisionError as raised:"),),
+    "an account's bug ends the process": ((DECIDE, "except Exception as raised:", "except ZeroDivisionError as raised:"),),
     "accounts of a closed partition stay known, and versions are not checked": (
         (SETTLEMENT, "self._known.closed(partition)", "pass"),
         (LEDGER, '"ConditionExpression": "#version = :loaded",', '"ConditionExpression": "#version > :before",'),
