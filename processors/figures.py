@@ -13,7 +13,8 @@ from typing import Final, Protocol
 
 from schemas.candles import Candle, Interval, Priced, Running
 from schemas.market import Figures, PriceChanged
-from schemas.money import HOME_CURRENCY, ZERO, currency_scale, exact, round_down
+from schemas.money import ZERO, exact
+from schemas.valuation import in_cents
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
@@ -64,7 +65,7 @@ def figures_of(price: PriceChanged, running: Running, before: Priced | None, pas
         figures,
         high_24h=max(candle.high for candle in day),
         low_24h=min(candle.low for candle in day),
-        volume_24h=_money(sum((candle.volume * candle.close for candle in day), ZERO)),
+        volume_24h=in_cents(sum((candle.volume * candle.close for candle in day), ZERO)),
         price_24h_ago=past.day_ago,
         price_7d_ago=past.week_ago,
         price_30d_ago=past.month_ago,
@@ -85,7 +86,7 @@ def _up_to(hour: datetime, past: Past | None, before: Priced | None) -> Past | N
 
 def _extended(price: PriceChanged, before: PriceChanged | None) -> Figures:
     """Those of the price before, with this one; after a pause only what they say of all time."""
-    now, traded = price.price, _money(price.volume * price.price)
+    now, traded = price.price, in_cents(price.volume * price.price)
     figures = Figures(now, now, traded, now, price.at, now, price.at)
     last = before.figures if before else None
     if before is None or last is None:
@@ -108,7 +109,3 @@ def _extended(price: PriceChanged, before: PriceChanged | None) -> Figures:
 
 def _close(candles: Sequence[Candle]) -> Decimal | None:
     return candles[0].close if candles else None
-
-
-def _money(value: Decimal) -> Decimal:
-    return round_down(value, currency_scale(HOME_CURRENCY))

@@ -81,12 +81,8 @@ async def _settlement(settings: Settings, health: Health, background: Background
             closed=settle.closed,
         )
         consumer = Consumer(loop)
-        await _patiently("kafka", consumer.start)
-        background.start("settlement", consumer.run())
-        health.check("kafka", consumer.ping)
+        await _reading("settlement", consumer, health, background)
         health.check("dynamodb", dynamo.ping)
-        health.check("partitions", partial(_assigned, lambda: bool(consumer.assigned)))
-        health.check("moving", consumer.moving)
         try:
             yield
         finally:
@@ -110,13 +106,9 @@ async def _projector(settings: Settings, health: Health, background: Background)
             handler=handler.handle,
             batch_records_max=projector.BATCH_RECORDS_MAX,
         )
-        await _patiently("kafka", subscriber.start)
-        background.start("projector", subscriber.run())
-        health.check("kafka", subscriber.ping)
+        await _reading("projector", subscriber, health, background)
         health.check("redis", cache.ping)
         health.check("dynamodb", dynamo.ping)
-        health.check("partitions", partial(_assigned, lambda: bool(subscriber.assigned)))
-        health.check("moving", subscriber.moving)
         try:
             yield
         finally:
@@ -168,14 +160,10 @@ async def _triggers(settings: Settings, health: Health, background: Background) 
             batch_records_max=triggers.BATCH_RECORDS_MAX,
             unfinished=handler.unfinished,
         )
-        await _patiently("kafka", subscriber.start)
+        await _reading("prices", subscriber, health, background)
         background.start("broker-watch", bus.watch())
-        background.start("prices", subscriber.run())
         background.start("triggers", handler.run(lambda: bool(subscriber.assigned)))
-        health.check("kafka", subscriber.ping)
         health.check("dynamodb", dynamo.ping)
-        health.check("partitions", partial(_assigned, lambda: bool(subscriber.assigned)))
-        health.check("moving", subscriber.moving)
         try:
             yield
         finally:
@@ -197,6 +185,15 @@ def price_source(settings: Settings) -> market.PriceSource:
 
 
 PROCESSORS: Final[Mapping[str, Parts]] = {"settlement": _settlement, "projector": _projector, "triggers": _triggers, "market": _market}
+
+
+async def _reading(name: str, reader: Consumer[Any] | Subscriber, health: Health, background: Background) -> None:
+    """Have a reader of topics at work; ready only with partitions that move."""
+    await _patiently("kafka", reader.start)
+    background.start(name, reader.run())
+    health.check("kafka", reader.ping)
+    health.check("partitions", partial(_assigned, lambda: bool(reader.assigned)))
+    health.check("moving", reader.moving)
 
 
 async def _patiently(machine: str, connect: Callable[[], Awaitable[None]]) -> None:

@@ -13,7 +13,7 @@ from query_api.assets import answer, parse_asset_id
 from query_api.cursors import Cursors, List, Place
 from query_api.given import GivenCandles, GivenClock
 from query_api.pages import Cursor
-from schemas.candles import LENGTHS, Candle, CandlePage, CandleView, Interval
+from schemas.candles import LENGTHS, Candle, CandlePage, CandleView, Interval, begin_of
 from schemas.instants import EPOCH, from_millis, parse_rfc3339, rfc3339
 
 LIMIT_MAX: Final = 500
@@ -62,7 +62,7 @@ async def get_prices(
     after = cursors.read(of, cursor)
     if await market.asset(asset_id) is None:
         raise ProblemError("not-found", "There is no such asset.")
-    first = from_millis(after.version) + _MILLISECOND if after else start - (start - EPOCH) % LENGTHS[chosen]
+    first = from_millis(after.version) + _MILLISECOND if after else begin_of(chosen, start)
     last = end if until else end + LENGTHS[chosen]  # the market's clock may be ahead of this one
     found = await candles.candles(asset_id, chosen, first, last, limit=limit + 1)
     return answer(request, _page(found, limit, chosen, cursors, of).model_dump_json().encode())

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
-from schemas.candles import Close, Interval
+from schemas.candles import LENGTHS, Close, Interval
 from schemas.instants import Instant
 from schemas.ledger import Account, CashLine, Entry
 from schemas.money import HOME_CURRENCY, ZERO, Amount, exact, in_currency
@@ -35,9 +35,7 @@ PERIODS: Final[Mapping[Period, timedelta]] = MappingProxyType(
 )
 """How far back each goes; `all` no further than the first decision."""
 Step = Literal["1m", "1h", "1d", "1w"]
-STEPS: Final[Mapping[Step, timedelta]] = MappingProxyType(
-    {"1m": timedelta(minutes=1), "1h": timedelta(hours=1), "1d": timedelta(days=1), "1w": timedelta(weeks=1)}
-)
+STEPS: Final[Mapping[Step, timedelta]] = MappingProxyType({**dict[Step, timedelta](LENGTHS.items()), "1w": timedelta(weeks=1)})
 """From one point to the next, the finest first."""
 PRICED_BY: Final[Mapping[Step, Interval]] = MappingProxyType({"1m": "1m", "1h": "1h", "1d": "1d", "1w": "1d"})
 """The candles that end at every moment of a step."""
