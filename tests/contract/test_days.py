@@ -1,36 +1,18 @@
 """What every ledger must tell of the days of an account: the same on memory and on a real engine."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
-import pytest
-
-from infra.dynamo import Dynamo, provision
 from infra.ledger import Stored, Write
-from infra.parked import ParkingLedger, ParkingStore
+from infra.parked import ParkingStore
 from schemas.instants import day_of
 from schemas.ledger import Account, Position
-from tests.contract.test_ledger import AT, REGION, account_of, entry_of, order_of, user
-from tests.fakes.ledger import MemoryLedger
-
-__all__ = ["user"]
+from tests.contract.test_ledger import AT, account_of, entry_of, order_of
 
 PAGE_BYTES = 1_000_000
 """What a page of the engine holds at most, about."""
 FAR = "9999-12-31"
-
-
-@pytest.fixture(scope="module", params=["memory", "dynamodb"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[ParkingStore]:
-    if request.param == "memory":
-        yield MemoryLedger()
-        return
-    url = request.getfixturevalue("machines").dynamodb_url
-    await provision(url, REGION)
-    async with Dynamo(url, REGION) as dynamo:
-        yield ParkingLedger(dynamo)
 
 
 async def keep(store: ParkingStore, *days: Account) -> None:

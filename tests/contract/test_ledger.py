@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import count
 
 import pytest
 from botocore.exceptions import ClientError
@@ -32,7 +31,6 @@ AT = datetime(2026, 11, 25, 8, 21, 42, 123_000, tzinfo=UTC)
 TINY = Decimal("0.000000000000000001")
 LONGEST = Decimal("12345678901234567890.123456789012345678")
 ENGINES = ["dynamodb", *(["ministack"] if os.environ.get("CNOP_TEST_MINISTACK") == "1" else [])]
-NUMBERS = count(1)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +67,6 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[ParkingStore]:
 async def dynamo(request: pytest.FixtureRequest) -> AsyncIterator[Dynamo]:
     async with connected(request) as dynamo:
         yield dynamo
-
-
-@pytest.fixture
-def user() -> str:
-    return f"user_{next(NUMBERS):06d}"
 
 
 def account_of(username: str, version: int = 1, cash: str = "5") -> Account:

@@ -14,25 +14,11 @@ from infra.parked import ParkingLedger, ParkingStore
 from schemas import tables
 from schemas.ledger import Order
 from schemas.tables import DUE_ORDERS, EXPIRING_ORDERS, LEDGER, GlobalIndex, Table, due_side, entry_sk, expiry_shard, order_shard, order_sk
-from tests.contract.test_ledger import AT, REGION, account_of, entry_of, user
-from tests.fakes.ledger import MemoryLedger
+from tests.contract.test_ledger import AT, REGION, account_of, entry_of
 from tests.waiting import eventually
-
-__all__ = ["user"]
 
 INDEX_S = 5.0
 """A global index lags."""
-
-
-@pytest.fixture(scope="module", params=["memory", "dynamodb"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[ParkingStore]:
-    if request.param == "memory":
-        yield MemoryLedger()
-        return
-    url = request.getfixturevalue("machines").dynamodb_url
-    await provision(url, REGION)
-    async with Dynamo(url, REGION) as dynamo:
-        yield ParkingLedger(dynamo)
 
 
 @pytest.fixture

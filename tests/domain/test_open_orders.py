@@ -10,6 +10,7 @@ from processors.domain.orders import OPEN_ORDERS_MAX
 from schemas.ledger import Account, Posting
 from schemas.requests import OrderPlaced, TimeInForce
 from tests.domain.given import MIDNIGHT, MS, NOON, USER, Books, account, buy, cancel, code_of, deposit, expiry, sell, settle, trigger, waiting, withdrawal
+from tests.domain.test_orders import Refuses
 
 LATE = NOON + timedelta(seconds=31)
 """The quote of an order has ended."""
@@ -37,16 +38,6 @@ class FillsAtOnce:
     request: OrderPlaced
     total: str
     fee: str = "0"
-
-
-@dataclass(frozen=True)
-class Refuses:
-    name: str
-    before: Account
-    request: OrderPlaced
-    code: str
-    pointer: str | None = "/quantity"
-    at: datetime = NOON
 
 
 RICH = account("1000", btc="2", cost="30")

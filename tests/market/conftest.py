@@ -7,35 +7,18 @@ import pytest
 
 from infra.asset_file import load_asset_file
 from infra.cache_client import Cache
-from infra.dynamo import Dynamo, provision
-from infra.local import dynamodb
+from infra.dynamo import Dynamo
 from infra.market import ASSETS_KEY, PRICES_KEY, MarketStore
 from schemas.market import Asset
 from schemas.tables import MARKET
-from tests.valkey import free_port, valkey
-
-STOP_S = 5.0
-REGION = "us-east-1"
+from tests.engine import engine
+from tests.valkey import valkey
 
 
 @pytest.fixture(scope="session")
 async def dynamo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dynamo]:
-    engine, program = await asyncio.to_thread(dynamodb.ensure, "auto", lambda *_: None)
-    assert engine == "dynoxide", "the tests of conditional writes want the engine that keeps data on disk"
-    port, file = free_port(), tmp_path_factory.mktemp("dynamodb") / "data.sqlite"
-    argv = (str(program), "serve", "--host", "127.0.0.1", "--port", str(port), "--db-path", str(file))
-    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ACCESS_KEY_ID", "test")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-            await provision(url, REGION)
-            async with Dynamo(url, REGION) as connected:
-                yield connected
-    finally:
-        process.terminate()
-        await asyncio.wait_for(process.wait(), STOP_S)
+    async with engine(tmp_path_factory.mktemp("dynamodb")) as dynamo:
+        yield dynamo
 
 
 @pytest.fixture(scope="session")
