@@ -6,7 +6,7 @@ another process, at another speed. Where the lag cannot be measured nobody is tu
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -49,6 +49,12 @@ class Place:
     def lag(self) -> int:
         """Records between; marks of transactions count too."""
         return max(0, self.end - self.committed)
+
+
+def partition_of(key: str, partitions: Sequence[int]) -> int:
+    """The partition of a key, of all that a topic has, in their order: as the publisher's client chooses it."""
+    partition: int = DefaultPartitioner()(key.encode(), list(partitions), [])
+    return partition
 
 
 class Gate:
@@ -138,9 +144,7 @@ class Lag:
                 log.warning("writes refused: settlement is behind" if gate.closed else "writes taken again", partition=partition, lag=place.lag)
 
     def _partition(self, key: str) -> int:
-        """As the publisher's client chooses it."""
-        partition: int = DefaultPartitioner()(key.encode(), sorted(self._gates), [])
-        return partition
+        return partition_of(key, sorted(self._gates))
 
 
 class _Looks:

@@ -32,6 +32,8 @@ from events.topics import DEAD_LETTERS
 log = structlog.get_logger()
 
 COMMIT_INTERVAL_S: Final = 0.1
+MEASURED_S: Final = 1.0
+"""An older figure of what is behind is not told: a commit that hangs holds up the measuring."""
 STOP_S: Final = 5.0
 """How long the batch in hand may take when the process stops."""
 POSITION_S: Final = 1.0
@@ -72,7 +74,8 @@ class Subscriber:
         self._pending: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._in_hand: dict[TopicPartition, int] = {}
-        self._measured: set[TopicPartition] = set()
+        self._behind: dict[TopicPartition, int] = {}
+        self._measured_at = float("-inf")
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bootstrap = bootstrap
         self._slot = slot
@@ -154,6 +157,12 @@ class Subscriber:
         """Topic and partition of everything that this process reads now."""
         client = self._client
         return sorted((tp.topic, tp.partition) for tp in client.assignment()) if client else []
+
+    def behind(self, topic: str) -> dict[int, int]:
+        """By partition of a topic, of those that this process reads: records that are not handled, as of `MEASURED_S` ago at most; else nothing."""
+        if asyncio.get_running_loop().time() - self._measured_at > MEASURED_S:
+            return {}
+        return {tp.partition: records for tp, records in self._behind.items() if tp.topic == topic}
 
     @property
     def _client(self) -> AIOKafkaConsumer | None:
@@ -251,15 +260,16 @@ class Subscriber:
         """Set the lag of every partition that is read here, and forget those that are not any more."""
         client = self._client
         assigned: set[TopicPartition] = client.assignment() if client else set()
-        for tp in self._measured - assigned:
+        for tp in self._behind.keys() - assigned:
             LAG.remove(self._group, tp.topic, tp.partition)
-        self._measured &= assigned
+            del self._behind[tp]
+        self._measured_at = asyncio.get_running_loop().time()
         for tp in assigned:
             end = client.highwater(tp) if client else None
             reach = await self._reach(tp)
             if end is not None and reach is not None:
-                LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - reach))
-                self._measured.add(tp)
+                self._behind[tp] = max(0, end - reach)
+                LAG.labels(self._group, tp.topic, tp.partition).set(self._behind[tp])
 
     async def _reach(self, tp: TopicPartition) -> int | None:
         """All before this offset is handled. None where it is not known yet.

@@ -7,9 +7,10 @@ The denylist cannot be rebuilt: see `infra.denylist`.
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
-from typing import Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import structlog
 from prometheus_client import Counter
@@ -32,6 +33,7 @@ from infra.cache_guard import (
     read_row,
 )
 from infra.denylist import Denylist
+from infra.generations import Generations
 from infra.ledger import LedgerReads
 from schemas.ledger import Account, Order
 from schemas.results import Result
@@ -77,11 +79,20 @@ class LedgerBehind(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Shown(Generic[T]):
-    """What a read shows: everything up to the account's `version`. `bypassed`: it was read past the cache, which is away."""
+    """What a read shows: everything up to the account's `version`, which was decided `at`.
+
+    `is_current`: it was read from the ledger, and shows all that was settled. `bypassed`: that was so because the cache is away.
+    """
 
     value: T
     version: int
+    at: datetime
+    is_current: bool = False
     bypassed: bool = False
+
+    def of(self, value: R) -> "Shown[R]":
+        """The same of another value."""
+        return Shown(value, self.version, self.at, self.is_current, self.bypassed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,22 +147,24 @@ class Projection(Protocol):
 
 
 class Views:
-    """The account views of one projection generation.
+    """The account views.
 
     The guard orders writers: a version never goes back, and a view is always what the ledger held at its version (orders may be newer
     for a moment, while a load races with settlement). Reads raise only what the ledger raises.
     """
 
-    def __init__(self, cache: Cache, ledger: LedgerReads, *, generation: int, ttl_s: int) -> None:
+    def __init__(self, cache: Cache, ledger: LedgerReads, generations: Generations, *, ttl_s: int) -> None:
         self._cache = cache
         self._ledger = ledger
-        self._layout = Layout(generation, ttl_s)
+        self._generations = generations
+        self._layout = Layout(ttl_s)
         self._flights: dict[str, asyncio.Task[Snapshot]] = {}
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
 
     async def put(self, arrived: Sequence[Arrived]) -> Projected:
         """See `Projection`. CacheUnavailable, what the ledger raises, or LedgerBehind: then repeat the whole batch, which is safe."""
-        answers = await self._cache.scripts(GUARD, [self._layout.result_call(one.result, one.reply_to, one.value) for one in arrived])
+        live = (await self._generations.live()).all
+        answers = await self._cache.scripts(GUARD, [self._layout.result_call(one.result, one.reply_to, one.value, live) for one in arrived])
         late = [one for one, answer in zip(arrived, answers, strict=True) if answer == GAP]
         await self._close_gaps(late)
         await self._tell([one for one in late if one.reply_to])
@@ -161,17 +174,17 @@ class Views:
     async def account(self, username: str) -> Shown[Account]:
         """Balances, positions and counters."""
         try:
-            account = read_account(username, await self._cache.run("view account", partial(self._fields, username)))
+            account = read_account(username, await self._fields(username))
         except CacheUnavailable:
             account = await self._ledger.account(username)
-            return _shown("account", "bypass", account, account.version)
+            return _shown("account", "bypass", account, account)
         except _UNREADABLE as error:
             await self._drop(username, error)
             account = None
         if account:
-            return _shown("account", "view", account, account.version)
+            return _shown("account", "view", account, account)
         snapshot = await self.load(username)
-        return _shown("account", "load", snapshot.account, snapshot.account.version)
+        return _shown("account", "load", snapshot.account, snapshot.account)
 
     async def order(self, username: str, order_id: str) -> Shown[Order | None]:
         """One order; None where this account has no such order. One that is not among the recent ones is looked up in the ledger."""
@@ -182,9 +195,9 @@ class Views:
             found = next((order for order in page.orders if order.order_id == order_id), None)
             whole = len(page.orders) == page.account.counters.orders
         if page and (found or whole):
-            return _shown("order", _source(page), found, _version_of(page))
-        version = (await self._ledger.account(username)).version
-        return _shown("order", _source(page), await self._ledger.order(username, order_id), version)
+            return _shown("order", _source(page), found, _seen(page))
+        account = await self._ledger.account(username)
+        return _shown("order", _source(page), await self._ledger.order(username, order_id), account)
 
     async def orders(self, username: str, limit: int) -> Shown[Recent[Order]]:
         """The newest orders, up to `limit` (at most `ORDERS_HELD_MAX`)."""
@@ -196,8 +209,8 @@ class Views:
         else:
             account = await self._ledger.account(username)
             rows = await self._ledger.orders(username, before=account.version + 1, limit=limit)
-            return _shown("orders", "bypass", _recent(rows, limit, account.counters.orders), account.version)
-        return _shown("orders", _source(page), _recent(rows, limit, total), _version_of(page))
+            return _shown("orders", "bypass", _recent(rows, limit, account.counters.orders), account)
+        return _shown("orders", _source(page), _recent(rows, limit, total), _seen(page))
 
     async def transactions(self, username: str, limit: int) -> Shown[Recent[Transaction]]:
         """The newest cash movements, up to `limit` (at most `ROWS_HELD_MAX`); inside an entry in the order of its legs."""
@@ -210,8 +223,8 @@ class Views:
             account = await self._ledger.account(username)
             entries = await self._ledger.entries(username, before=account.version + 1, limit=limit)
             rows = [row for entry in entries for row in transactions_of(entry)]
-            return _shown("transactions", "bypass", _recent(rows, limit, account.counters.transactions), account.version)
-        return _shown("transactions", _source(page), _recent(rows, limit, total), _version_of(page))
+            return _shown("transactions", "bypass", _recent(rows, limit, account.counters.transactions), account)
+        return _shown("transactions", _source(page), _recent(rows, limit, total), _seen(page))
 
     async def reach(self, username: str, version: int) -> bool:
         """Wait briefly until the view shows a version, else load it; False where even the ledger does not have that version.
@@ -239,6 +252,13 @@ class Views:
         if joined and at_least is not None and snapshot.account.version < at_least:
             snapshot = await asyncio.shield(self._flight(username))
         return snapshot
+
+    async def refill(self, account: Account, *, anew: bool = False) -> bool:
+        """Put a view of an account that was read from the ledger before; `anew` also where there is one of its version. False where it was not put.
+
+        CacheUnavailable, or what the ledger raises.
+        """
+        return (await self._kept(await self._whole(account), anew=anew)).kept
 
     async def _close_gaps(self, late: Sequence[Arrived]) -> None:
         wanted: dict[str, int] = {}
@@ -269,18 +289,22 @@ class Views:
                 pipeline.publish(one.reply_to or "", one.value)
             await pipeline.execute()
 
+    async def _keys(self, username: str) -> tuple[str, str, str, str]:
+        return self._layout.keys(username, (await self._generations.live()).serving)
+
     async def _fields(self, username: str) -> dict[bytes, bytes]:
-        return cast("dict[bytes, bytes]", await self._cache.client.hgetall(self._layout.keys(username)[0]))  # the client does not decode
+        key, *_ = await self._keys(username)
+        return cast("dict[bytes, bytes]", await self._cache.run("view account", lambda: self._cache.client.hgetall(key)))  # the client does not decode
 
     async def _version(self, username: str) -> int | None:
-        key = self._layout.keys(username)[0]
+        key, *_ = await self._keys(username)
         text = await self._cache.run("view version", lambda: self._cache.client.hget(key, "version"))
         return None if text is None else int(text)
 
     async def _page(self, username: str, script: Script, argument: str | int, read: Callable[[bytes], R]) -> Page[R] | Snapshot | None:
         """The list from Redis, or the loaded view where Redis has none, or None while Redis is away."""
         try:
-            page = read_page(username, await self._cache.script(script, Call(self._layout.keys(username), (argument,))), read)
+            page = read_page(username, await self._cache.script(script, Call(await self._keys(username), (argument,))), read)
         except CacheUnavailable:
             return None
         except _UNREADABLE as error:
@@ -292,7 +316,8 @@ class Views:
         """Away with a view that this release cannot read: the guard would otherwise hold it to be as good as the one to be loaded."""
         log.warning("unreadable view dropped", username=username, error=type(error).__name__)
         with suppress(CacheUnavailable):
-            await self._cache.run("view drop", lambda: self._cache.client.delete(*self._layout.keys(username)))
+            keys = await self._keys(username)
+            await self._cache.run("view drop", lambda: self._cache.client.delete(*keys))
 
     def _flight(self, username: str) -> asyncio.Task[Snapshot]:
         flight = self._flights.get(username)
@@ -308,33 +333,41 @@ class Views:
 
     async def _fill(self, username: str) -> Snapshot:
         LOADS.inc()
+        snapshot = await self._read(username)
+        with suppress(CacheUnavailable):
+            return await self._kept(snapshot)
+        return snapshot
+
+    async def _kept(self, snapshot: Snapshot, *, anew: bool = False) -> Snapshot:
+        """Put it into every generation that lives; a newer one where the account has moved on meanwhile. Not `kept` where that goes on and on."""
         for _ in range(FILL_ATTEMPTS_MAX):
-            snapshot = await self._read(username)
-            if not snapshot.is_whole:
-                continue
-            try:
-                answer = await self._cache.script(GUARD, self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows))
-            except CacheUnavailable:
-                break
-            if answer != GAP:
-                return Snapshot(snapshot.account, snapshot.orders, snapshot.rows, kept=True)
+            live = (await self._generations.live()).all
+            call = self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows, live, anew=anew)
+            if snapshot.is_whole and await self._cache.script(GUARD, call) != GAP:
+                return replace(snapshot, kept=True)
+            snapshot = await self._read(snapshot.account.username)
         return snapshot
 
     async def _read(self, username: str) -> Snapshot:
-        """The account first: what is newer than it is left out of the lists, and comes as a result."""
-        account = await self._ledger.account(username)
-        if account.version == 0:
-            return Snapshot(account, [], [])
+        return await self._whole(await self._ledger.account(username))
+
+    async def _whole(self, account: Account) -> Snapshot:
+        """The lists of an account that was read before them: what is newer than it is left out of them, and comes as a result."""
+        username, before, counted = account.username, account.version + 1, account.counters
         orders, entries = await asyncio.gather(
-            self._ledger.orders(username, before=account.version + 1, limit=ORDERS_HELD_MAX),
-            self._ledger.entries(username, before=account.version + 1, limit=ROWS_HELD_MAX),
+            self._ledger.orders(username, before=before, limit=ORDERS_HELD_MAX) if counted.orders else _nothing(),
+            self._ledger.entries(username, before=before, limit=ROWS_HELD_MAX) if counted.transactions else _nothing(),
         )
         return Snapshot(account, orders, [row for entry in entries for row in transactions_of(entry)][:ROWS_HELD_MAX])
 
 
-def _shown(view: str, source: str, value: T, version: int) -> Shown[T]:
+async def _nothing() -> list[Any]:
+    return []
+
+
+def _shown(view: str, source: str, value: T, seen: "Account | Page[Any]") -> Shown[T]:
     READS.labels(view, source).inc()
-    return Shown(value, version, bypassed=source == "bypass")
+    return Shown(value, seen.version, seen.at, is_current=source != "view", bypassed=source == "bypass")
 
 
 def _source(page: Page[R] | Snapshot | None) -> str:
@@ -343,8 +376,8 @@ def _source(page: Page[R] | Snapshot | None) -> str:
     return "view" if isinstance(page, Page) else "load"
 
 
-def _version_of(page: Page[R] | Snapshot) -> int:
-    return page.version if isinstance(page, Page) else page.account.version
+def _seen(page: Page[R] | Snapshot) -> Account | Page[R]:
+    return page if isinstance(page, Page) else page.account
 
 
 def _recent(rows: list[R], limit: int, total: int) -> Recent[R]:

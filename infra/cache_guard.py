@@ -9,11 +9,15 @@ A view is four keys under one hash tag:
 The newest orders and rows are kept, without holes, up to a maximum. The server may evict any one of the keys, so the account says how
 many orders and rows belong to it: a view whose counts disagree is incomplete and counts as missing.
 
+Where two generations live (`infra.generations`), one call of the guard changes both: a reader of either never sees the other one ahead.
+What moves a view on is told on the channel `changes:<username>`: the result's record, or `loaded <version>`.
+
 A release that names fields of the nouns kept here otherwise needs a new generation: fields that a reader does not find get their defaults.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Final, Generic, TypeVar
 from zlib import crc32
@@ -21,7 +25,7 @@ from zlib import crc32
 from pydantic import TypeAdapter
 
 from infra.cache_client import Call, Script
-from schemas.instants import rfc3339
+from schemas.instants import parse_rfc3339, rfc3339
 from schemas.ledger import Account, CashLine, Counters, Order, Position
 from schemas.results import Result
 from schemas.rows import transactions_of
@@ -37,127 +41,152 @@ TTL_SPREAD: Final = 10
 PUT: Final = b"put"
 OLD: Final = b"old"
 GAP: Final = b"gap"
+CHANGES: Final = "changes:"
+"""Before the username: the channel on which it is told that a view has moved on."""
+LOADED: Final = b"loaded "
+"""Before the version: what is told of a view that was put as a whole."""
 
 GUARD: Final = Script(
     "view put",
     """
--- KEYS: account, orders, order index, rows
--- ARGV: 1 mode ('result' | 'whole'), 2 username, 3 version, 4 lifetime in s, 5 orders max, 6 rows max, 7 channel or '', 8 reply;
+-- KEYS: for each generation that lives, the serving one first: account, orders, order index, rows
+-- ARGV: 1 mode ('result' | 'whole' | 'anew'), 2 username, 3 version, 4 lifetime in s, 5 orders max, 6 rows max, 7 channel or '', 8 the result's record;
 --       then a count and so many (field, value); a count and so many (order id, version that placed it, order); a count and so many rows
-local account, orders, index, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local mode, username, version = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-local function tell()
-  if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
+-- What there is of a view, and what is to be done with it: 'old', 'gap', 'put', or 'none': a view that is not there and is not made by this.
+local function look(account, orders, index, rows, is_serving)
+  local known = redis.call('HMGET', account, 'username', 'version', 'orders_held', 'rows_held')
+  local stored = known[1] == username and tonumber(known[2]) or nil
+  local complete = stored
+    and redis.call('ZCARD', index) == tonumber(known[3])
+    and redis.call('HLEN', orders) == tonumber(known[3])
+    and redis.call('LLEN', rows) == tonumber(known[4])
+  if mode == 'result' then
+    if complete and version <= stored then return stored, 'old' end
+    if complete and version == stored + 1 then return stored, 'put' end
+    -- The first version needs no ledger: before it there was nothing.
+    if not stored and version == 1 then return stored, 'put' end
+    -- The generation that is not read need not have every view: one that is missing comes whole.
+    if not stored and not is_serving then return stored, 'none' end
+    return stored, 'gap'
+  end
+  if stored and version < stored then
+    -- One generation alone may keep what it has; of two the other must not get less than that.
+    return stored, complete and mode == 'whole' and #KEYS == 4 and 'old' or 'gap'
+  end
+  if complete and version == stored and mode == 'whole' then return stored, 'old' end
+  return stored, 'put'
 end
 
-local known = redis.call('HMGET', account, 'username', 'version', 'orders_held', 'rows_held')
-local stored = known[1] == username and tonumber(known[2]) or nil
-local complete = stored
-  and redis.call('ZCARD', index) == tonumber(known[3])
-  and redis.call('HLEN', orders) == tonumber(known[3])
-  and redis.call('LLEN', rows) == tonumber(known[4])
+local function put(account, orders, index, rows, stored)
+  if mode ~= 'result' or not stored then redis.call('DEL', account, orders, index, rows) end
+  local at = 9
+  local function take()
+    at = at + 1
+    return ARGV[at - 1]
+  end
+  for _ = 1, tonumber(take()) do
+    local field = take()
+    redis.call('HSET', account, field, take())
+  end
+  for _ = 1, tonumber(take()) do
+    local id, placed, order = take(), take(), take()
+    -- An old order that fell out of the recent ones must not come back: it would leave a hole behind it.
+    if mode ~= 'result' or tonumber(placed) == version or redis.call('ZSCORE', index, id) then
+      redis.call('ZADD', index, placed, id)
+      redis.call('HSET', orders, id, order)
+    end
+  end
+  local over = redis.call('ZCARD', index) - tonumber(ARGV[5])
+  if over > 0 then
+    for _, id in ipairs(redis.call('ZRANGE', index, 0, over - 1)) do redis.call('HDEL', orders, id) end
+    redis.call('ZREMRANGEBYRANK', index, 0, over - 1)
+  end
+  local count = tonumber(take())
+  for row = at + count - 1, at, -1 do redis.call('LPUSH', rows, ARGV[row]) end
+  if count > 0 then redis.call('LTRIM', rows, 0, tonumber(ARGV[6]) - 1) end
+  redis.call('HSET', account, 'username', username, 'version', ARGV[3],
+    'orders_held', redis.call('ZCARD', index), 'rows_held', redis.call('LLEN', rows))
+  for _, key in ipairs({account, orders, index, rows}) do redis.call('EXPIRE', key, ARGV[4]) end
+end
 
-if complete and version <= stored then
-  tell()
-  return 'old'
+local plan = {}
+for first = 1, #KEYS, 4 do
+  local stored, todo = look(KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], first == 1)
+  if todo == 'gap' then return 'gap' end
+  plan[first] = {stored, todo}
 end
-if mode == 'result' then
-  -- The first version needs no ledger: before it there was nothing.
-  if complete and version > stored + 1 or not complete and (stored or version ~= 1) then return 'gap' end
-elseif stored and version < stored then
-  return 'gap'
-end
-if mode == 'whole' or not stored then redis.call('DEL', account, orders, index, rows) end
-
-local at = 9
-local function take()
-  at = at + 1
-  return ARGV[at - 1]
-end
-
-for _ = 1, tonumber(take()) do
-  local field = take()
-  redis.call('HSET', account, field, take())
-end
-for _ = 1, tonumber(take()) do
-  local id, placed, order = take(), take(), take()
-  -- An old order that fell out of the recent ones must not come back: it would leave a hole behind it.
-  if mode == 'whole' or tonumber(placed) == version or redis.call('ZSCORE', index, id) then
-    redis.call('ZADD', index, placed, id)
-    redis.call('HSET', orders, id, order)
+local answer = 'old'
+for first = 1, #KEYS, 4 do
+  local stored, todo = plan[first][1], plan[first][2]
+  if todo == 'put' then
+    put(KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], stored)
+    answer = 'put'
+    if first == 1 and (not stored or version > stored) then
+      redis.call('PUBLISH', 'changes:' .. username, mode == 'result' and ARGV[8] or 'loaded ' .. ARGV[3])
+    end
   end
 end
-local over = redis.call('ZCARD', index) - tonumber(ARGV[5])
-if over > 0 then
-  for _, id in ipairs(redis.call('ZRANGE', index, 0, over - 1)) do redis.call('HDEL', orders, id) end
-  redis.call('ZREMRANGEBYRANK', index, 0, over - 1)
-end
-local count = tonumber(take())
-for row = at + count - 1, at, -1 do redis.call('LPUSH', rows, ARGV[row]) end
-if count > 0 then redis.call('LTRIM', rows, 0, tonumber(ARGV[6]) - 1) end
-
-redis.call('HSET', account, 'username', username, 'version', ARGV[3],
-  'orders_held', redis.call('ZCARD', index), 'rows_held', redis.call('LLEN', rows))
-for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[4]) end
-tell()
-return 'put'
+if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
+return answer
 """,
 )
+"""'put' where any generation was changed. One that has gone further than `version`, or misses what is before it, is a 'gap' of all, and nothing is done."""
 
 READ_ORDER: Final = Script(
     "view order",
     """
-local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'counters', 'orders_held')
-return {known[1], known[2], known[3], known[4], redis.call('HLEN', KEYS[2]), {redis.call('HGET', KEYS[2], ARGV[1])}}
+local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'at', 'counters', 'orders_held')
+return {known[1], known[2], known[3], known[4], known[5], redis.call('HLEN', KEYS[2]), {redis.call('HGET', KEYS[2], ARGV[1])}}
 """,
 )
 
 READ_ORDERS: Final = Script(
     "view orders",
     """
-local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'counters', 'orders_held')
+local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'at', 'counters', 'orders_held')
 local ids = redis.call('ZREVRANGE', KEYS[3], 0, ARGV[1] - 1)
 local orders = #ids > 0 and redis.call('HMGET', KEYS[2], unpack(ids)) or {}
 local held = redis.call('ZCARD', KEYS[3])
 if redis.call('HLEN', KEYS[2]) ~= held then held = -1 end
-return {known[1], known[2], known[3], known[4], held, orders}
+return {known[1], known[2], known[3], known[4], known[5], held, orders}
 """,
 )
 
 READ_ROWS: Final = Script(
     "view transactions",
     """
-local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'counters', 'rows_held')
-return {known[1], known[2], known[3], known[4], redis.call('LLEN', KEYS[4]), redis.call('LRANGE', KEYS[4], 0, ARGV[1] - 1)}
+local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'at', 'counters', 'rows_held')
+return {known[1], known[2], known[3], known[4], known[5], redis.call('LLEN', KEYS[4]), redis.call('LRANGE', KEYS[4], 0, ARGV[1] - 1)}
 """,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[R]):
-    """What a read script says of a list: its newest `rows`, and how many are `held`, at `version`."""
+    """What a read script says of a list: its newest `rows`, and how many are `held`, at `version`, which was decided `at`."""
 
     version: int
+    at: datetime
     counters: Counters
     held: int
     rows: list[R]
 
 
 class Layout:
-    """Keys and guard calls of one projection generation."""
+    """Keys of views, and the guard's calls. `generations`: all that live, the serving one first."""
 
-    def __init__(self, generation: int, ttl_s: int) -> None:
-        self._generation = generation
+    def __init__(self, ttl_s: int) -> None:
         self._ttl_s = ttl_s
 
-    def keys(self, username: str) -> tuple[str, str, str, str]:
+    def keys(self, username: str, generation: int) -> tuple[str, str, str, str]:
         """Account, orders, order index, rows: the order in which the scripts take them."""
-        prefix = f"g{self._generation}:{{{username}}}"
+        prefix = f"g{generation}:{{{username}}}"
         return f"{prefix}:acct", f"{prefix}:orders", f"{prefix}:order_index", f"{prefix}:tx"
 
-    def result_call(self, result: Result, channel: str | None, reply: bytes) -> Call:
-        """The guard's call for one result; `reply` goes to `channel` once the view shows it."""
+    def result_call(self, result: Result, channel: str | None, record: bytes, generations: Sequence[int]) -> Call:
+        """The guard's call for one result; its record goes to `channel` once the view shows it."""
         lines = result.lines
         fields = _line_fields(lines.counters, lines.cash, lines.positions)
         fields["at"] = _quoted(rfc3339(result.at))
@@ -166,15 +195,20 @@ class Layout:
             if result.version > 1:
                 del fields["counters"]  # a parking tells none, and there are some
         orders = [lines.order] if lines.order else []
-        head = ("result", result.username, result.version, *self._bounds(result.username), channel or "", reply if channel else b"")
-        return Call(self.keys(result.username), (*head, *_body(fields, orders, transactions_of(result))))
+        head = ("result", result.username, result.version, *self._bounds(result.username), channel or "", record)
+        return Call(self._all_keys(result.username, generations), (*head, *_body(fields, orders, transactions_of(result))))
 
-    def whole_call(self, account: Account, orders: Sequence[Order], rows: Sequence[Transaction]) -> Call:
-        """The guard's call for a whole view, as it was loaded."""
+    def whole_call(self, account: Account, orders: Sequence[Order], rows: Sequence[Transaction], generations: Sequence[int], *, anew: bool = False) -> Call:
+        """The guard's call for a whole view, as it was loaded. `anew`: also in the place of one of the same version."""
         fields = _line_fields(account.counters, account.cash, account.positions)
         fields |= {"at": _quoted(rfc3339(account.at)), "status": _quoted(account.status)}
-        head = ("whole", account.username, account.version, *self._bounds(account.username), "", b"")
-        return Call(self.keys(account.username), (*head, *_body(fields, orders, rows)))
+        head = ("anew" if anew else "whole", account.username, account.version, *self._bounds(account.username), "", b"")
+        return Call(self._all_keys(account.username, generations), (*head, *_body(fields, orders, rows)))
+
+    def _all_keys(self, username: str, generations: Sequence[int]) -> tuple[str, ...]:
+        if len(generations) == 1:
+            return self.keys(username, generations[0])
+        return tuple(key for generation in generations for key in self.keys(username, generation))
 
     def _bounds(self, username: str) -> tuple[int, int, int]:
         spread = crc32(username.encode()) % max(1, self._ttl_s // TTL_SPREAD)
@@ -200,10 +234,15 @@ def read_account(username: str, fields: Mapping[bytes, bytes]) -> Account | None
 
 def read_page(username: str, answer: Sequence[Any], read: Callable[[bytes], R]) -> Page[R] | None:
     """A read script's answer; None where the view is missing, incomplete or another user's. ValueError where it cannot be read."""
-    owner, version, counters, held, found, items = answer
+    owner, version, at, counters, held, found, items = answer
     if owner != username.encode() or held is None or int(held) != found:
         return None
-    return Page(int(version), _adapter(Counters).validate_json(counters), found, [read(item) for item in items if item is not None])
+    return Page(int(version), read_at(at), _adapter(Counters).validate_json(counters), found, [read(item) for item in items if item is not None])
+
+
+def read_at(text: bytes) -> datetime:
+    """A time as it is kept."""
+    return parse_rfc3339(text.decode().strip('"'))
 
 
 def read_order(text: bytes) -> Order:

@@ -73,5 +73,4 @@ class Settings(BaseSettings):
     market_replay_speed: float = Field(default=1.0, gt=0, description="replayed: seconds of history that pass in one second")
 
     # Projections.
-    generation: int = Field(default=1, ge=1, description="Projection generation that is read and written")
     view_ttl_s: int = Field(default=7 * 86_400, ge=60)

@@ -23,6 +23,7 @@ from infra.cache_client import Cache, CacheUnavailable
 from infra.candles import CandleStore
 from infra.clock import SystemClock, SystemIds, pause
 from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.generations import Generations
 from infra.http import DoorApp, admin_app
 from infra.http_health import Health
 from infra.http_serve import be
@@ -30,6 +31,7 @@ from infra.ledger_bound import BoundedReads
 from infra.market import MarketCache, MarketStore
 from infra.open_orders import OpenOrders
 from infra.parked import ParkingLedger
+from infra.position import Position
 from infra.price_files import load_price_files
 from infra.process import Background
 from infra.settings import Settings
@@ -95,7 +97,7 @@ async def _projector(settings: Settings, health: Health, background: Background)
     async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
         await _patiently("redis", cache.ping)
         await _patiently("dynamodb", dynamo.ping)
-        views = Views(cache, BoundedReads(ParkingLedger(dynamo)), generation=settings.generation, ttl_s=settings.view_ttl_s)
+        views = Views(cache, BoundedReads(ParkingLedger(dynamo)), Generations(cache), ttl_s=settings.view_ttl_s)
         prices = MarketCache(cache, MarketStore(dynamo))
         handler = projector.Projector(views, prices, SystemClock(), log_lines_max=settings.log_batch_lines_max)
         subscriber = Subscriber(
@@ -107,6 +109,8 @@ async def _projector(settings: Settings, health: Health, background: Background)
             batch_records_max=projector.BATCH_RECORDS_MAX,
         )
         await _reading("projector", subscriber, health, background)
+        position = Position(cache, SystemClock(), partial(subscriber.behind, topics.RESULTS))
+        background.start("position", position.tell_again_and_again())
         health.check("redis", cache.ping)
         health.check("dynamodb", dynamo.ping)
         try:

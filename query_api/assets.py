@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from hashlib import sha256
 from typing import Annotated, Any, Final
 
 from litestar import Request, Response, get
@@ -16,6 +15,7 @@ from litestar.params import Parameter
 
 from infra.http import PUBLIC, ProblemError
 from infra.market import MarketCache, MarketSnapshot
+from query_api.tags import tagged
 from schemas.instants import day_of
 from schemas.market import Asset, Figures, PriceChanged
 from schemas.money import share_down
@@ -26,7 +26,6 @@ LIMIT: Final = 50
 SEARCH_MAX: Final = 100
 ASSET_ID: Final = re.compile(r"[A-Za-z0-9]{1,10}")
 PERCENT_SCALE: Final = 4
-JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +109,8 @@ def parse_asset_id(text: str) -> str:
 
 
 def answer(request: Request[Any, Any, Any], body: bytes) -> Response[bytes]:
-    """A public answer with an ETag; 304 where the caller has this body already (RFC 9110, section 13.1.2)."""
-    etag = f'"{sha256(body).hexdigest()[:32]}"'
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if etag in known or "*" in known:
-        return Response(b"", status_code=304, headers={"etag": etag})
-    return Response(body, media_type=JSON, headers={"etag": etag})
+    """A public answer."""
+    return tagged(body, request.headers.get("if-none-match", ""))
 
 
 def _page(rows: Iterable[_Row], total: int, active: int) -> bytes:

@@ -1,53 +1,69 @@
-"""Read your write: what a reader demands to see, and what each answer says about how fresh it is."""
+"""What a reader demands to see, and what each answer says about how fresh it is."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from litestar import Request, Response
 from litestar.params import Parameter
-from pydantic import BaseModel
 
 from infra.cache import Shown, Views
 from infra.http import Caller, ProblemError
+from infra.position import ProjectionLag
+from query_api.tags import tagged
+from schemas.instants import EPOCH
+from schemas.views import AsOf, OfAccount, read_consistency_token
 from schemas.views import consistency_token as token_of
-from schemas.views import read_consistency_token
 
 T = TypeVar("T")
 
 CONSISTENCY_TOKEN: Final = "Consistency-Token"  # noqa: S105 - a header's name
 SATISFIED: Final = "Consistency-Satisfied"
+LAG: Final = "Projection-Lag-Ms"
 CACHE_STATUS: Final = "Cache-Status"
 BYPASSED: Final = "cnop; fwd=bypass"
 """RFC 9211: the answer was not taken from the cache, which is away."""
-JSON: Final = "application/json"
+ONE_CALLERS: Final = "private, no-cache"
+"""RFC 9111: only the caller's own client may keep it, and asks each time whether it is still good."""
 
 
 TokenHeader = Annotated[
     str | None, Parameter(header=CONSISTENCY_TOKEN, description="From an earlier answer: this one is to show at least what that one showed, or did")
 ]
 PreferHeader = Annotated[str | None, Parameter(header="Prefer", description="RFC 7240: `handling=strict` for 503 rather than less than the token asks for")]
+TagsHeader = Annotated[str | None, Parameter(header="If-None-Match", description="ETags of answers that the caller has: 304 where one of them is still right")]
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who reads, and the account version that the answer should show at least. `is_strict`: rather no answer than an older one."""
+    """Who reads, and the account version that the answer should show at least. `is_strict`: rather no answer than an older one.
+
+    `tags`: what the caller has already, as he says it. `lag` tells how far the views are behind.
+    """
 
     username: str
+    lag: ProjectionLag
     at_least: int | None = None
     is_strict: bool = False
+    tags: str = ""
 
 
-def asked(request: Request[Caller, Any, Any], consistency_token: TokenHeader = None, prefer: PreferHeader = None) -> Asked:
+def asked(
+    request: Request[Caller, Any, Any],
+    lag: ProjectionLag,
+    consistency_token: TokenHeader = None,
+    prefer: PreferHeader = None,
+    if_none_match: TagsHeader = None,
+) -> Asked:
     """What the headers of a read say. A 400 problem for a token that is malformed or another user's."""
-    username = request.user.username
-    preferences = {part.strip().lower() for part in (prefer or "").split(",")}
+    username, tags = request.user.username, if_none_match or ""
     if consistency_token is None:
-        return Asked(username)
+        return Asked(username, lag, tags=tags)
     version = read_consistency_token(username, consistency_token)
     if version is None:
         raise ProblemError("invalid-header", f"Not a {CONSISTENCY_TOKEN} of yours.", pointer=f"#/header/{CONSISTENCY_TOKEN}")
-    return Asked(username, version, "handling=strict" in preferences)
+    preferences = {part.strip().lower() for part in (prefer or "").split(",")}
+    return Asked(username, lag, version, "handling=strict" in preferences, tags)
 
 
 async def fresh(views: Views, by: Asked, read: Callable[[], Awaitable[Shown[T]]]) -> Shown[T]:
@@ -60,17 +76,28 @@ async def fresh(views: Views, by: Asked, read: Callable[[], Awaitable[Shown[T]]]
         await views.reach(by.username, by.at_least)
         shown = await read()
     if by.is_strict and by.at_least is not None and shown.version < by.at_least:
-        raise ProblemError("projection-behind", f"The account is at version {shown.version}.", headers=_headers(by, shown))
+        raise ProblemError("projection-behind", f"The account is at version {shown.version}.", headers=await _headers(by, shown))
     return shown
 
 
-def answer(by: Asked, shown: Shown[Any], body: BaseModel) -> Response[bytes]:
-    """The body, and how fresh it is."""
-    return Response(body.model_dump_json().encode(), media_type=JSON, headers=_headers(by, shown))
+async def answer(by: Asked, shown: Shown[Any], body: OfAccount, as_of: AsOf | None = None) -> Response[bytes]:
+    """The body, of which account version it is, and how fresh that is; 304 where the caller has it already.
+
+    `as_of`: the earlier version that the body shows, where that was asked for; the headers tell of the account as it is.
+    """
+    body.as_of = as_of or AsOf(version=shown.version, at=shown.at if shown.at > EPOCH else None)
+    headers = await _headers(by, shown)
+    headers["Cache-Control"] = ONE_CALLERS
+    return tagged(body.model_dump_json().encode(), by.tags, headers)
 
 
-def _headers(by: Asked, shown: Shown[Any]) -> Mapping[str, str]:
+async def _headers(by: Asked, shown: Shown[Any]) -> dict[str, str]:
     headers = {CONSISTENCY_TOKEN: token_of(by.username, shown.version)}
     if by.at_least is not None:
         headers[SATISFIED] = "true" if shown.version >= by.at_least else "false"
-    return headers | ({CACHE_STATUS: BYPASSED} if shown.bypassed else {})
+    lag_ms = 0 if shown.is_current else await by.lag.ms(by.username)
+    if lag_ms is not None:
+        headers[LAG] = str(lag_ms)
+    if shown.bypassed:
+        headers[CACHE_STATUS] = BYPASSED
+    return headers

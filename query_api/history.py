@@ -33,7 +33,7 @@ async def transactions(*, by: Asked, views: Views, ledger: GivenLedger, cursors:
     shown = await fresh(views, by, lambda: _transactions(views, ledger, by.username, after, limit))
     page, total = shown.value
     body = TransactionPage(transactions=page.rows, total_count=total, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest))
-    return answer(by, shown, body)
+    return await answer(by, shown, body)
 
 
 @get(
@@ -53,7 +53,7 @@ async def trades(
     page = shown.value
     if not page.rows and await market.asset(asset_id) is None:
         raise ProblemError("not-found", "There is no such asset.")
-    return answer(by, shown, TradePage(data=page.rows, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest)))
+    return await answer(by, shown, TradePage(data=page.rows, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest)))
 
 
 ROUTES: Final[tuple[Any, ...]] = (transactions, trades)
@@ -64,22 +64,22 @@ async def _transactions(views: Views, ledger: LedgerReads, username: str, after:
     if after is None:
         recent = await views.transactions(username, limit + 1)
         if recent.value.whole or len(recent.value.rows) > limit:
-            return Shown((cut(_placed(recent.value.rows), limit), recent.value.total), recent.version, recent.bypassed)
+            return recent.of((cut(_placed(recent.value.rows), limit), recent.value.total))
     account = await views.account(username)
     page = await collect(Source(_entries(ledger, username), _version, transactions_of), after, limit, count=limit + 1)
-    return Shown((page, account.value.counters.transactions), account.version, account.bypassed)
+    return account.of((page, account.value.counters.transactions))
 
 
 async def _trades(views: Views, ledger: LedgerReads, username: str, asset_id: str, *, after: Place | None, limit: int) -> Shown[Page[Trade]]:
     account = await views.account(username)
     if asset_id not in account.value.positions:
-        return Shown(Page([], None), account.version, account.bypassed)
+        return account.of(Page([], None))
 
     async def entries(before: int | None, count: int) -> Sequence[Entry]:
         return await ledger.asset_entries(username, asset_id, before=before, limit=count)
 
     page = await collect(Source(entries, _version, _trade_rows), after, limit, count=limit + 1)
-    return Shown(page, account.version, account.bypassed)
+    return account.of(page)
 
 
 def _entries(ledger: LedgerReads, username: str) -> Any:

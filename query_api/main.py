@@ -13,26 +13,39 @@ from infra.cache import Cache, Denylist, Views
 from infra.candles import BoundedCandles, CandleReads, CandleStore
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.generations import Generations
 from infra.http import Auth, DoorApp, Health, ProblemError, Revocations, be, build_app
 from infra.identity import IdentityStore
 from infra.ledger_bound import BoundedReads, TooManyReads
 from infra.market import MarketCache, MarketStore
 from infra.parked import ParkedReads, ParkingLedger
+from infra.position import ProjectionLag
 from infra.secrets import derive, read_secret
 from infra.settings import Settings
 from infra.tokens import TokenVerifier
-from query_api import assets, history, orders, portfolio, portfolio_history, prices, profile, status
+from query_api import assets, explain, history, orders, portfolio, portfolio_history, prices, profile, status
 from query_api.cursors import KEY_PURPOSE as CURSOR_KEY
 from query_api.cursors import Cursors
 from query_api.fresh import asked
 from query_api.given import ProfileReads
 from query_api.status import CommandKey
+from query_api.time_travel import Past
 from schemas.commands import KEY_PURPOSE as COMMAND_KEY
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[Any]]
 
 NAME: Final = "query-api"
-ROUTES: Final = (*assets.ROUTES, *prices.ROUTES, *portfolio.ROUTES, *portfolio_history.ROUTES, *history.ROUTES, *orders.ROUTES, *profile.ROUTES, *status.ROUTES)
+ROUTES: Final = (
+    *assets.ROUTES,
+    *prices.ROUTES,
+    *portfolio.ROUTES,
+    *portfolio_history.ROUTES,
+    *explain.ROUTES,
+    *history.ROUTES,
+    *orders.ROUTES,
+    *profile.ROUTES,
+    *status.ROUTES,
+)
 _PROBLEMS: Final[dict[type[Exception], tuple[str, str]]] = {
     DynamoUnavailable: ("unavailable", "The store does not answer now."),
     TooManyReads: ("overloaded", "The store is asked too much now."),
@@ -55,11 +68,12 @@ def build(settings: Settings) -> DoorApp:
     ledger = BoundedReads(ParkingLedger(dynamo))
     sources = Sources(
         ledger=ledger,
-        views=Views(cache, ledger, generation=settings.generation, ttl_s=settings.view_ttl_s),
+        views=Views(cache, ledger, Generations(cache), ttl_s=settings.view_ttl_s),
         market=MarketCache(cache, MarketStore(dynamo)),
         candles=BoundedCandles(CandleStore(dynamo)),
         profiles=IdentityStore(dynamo),
         revocations=Denylist(cache, clock),
+        lag=ProjectionLag(cache, clock),
     )
     health = Health()
     health.check("dynamodb", dynamo.ping)
@@ -77,6 +91,7 @@ class Sources:
     candles: CandleReads
     profiles: ProfileReads
     revocations: Revocations
+    lag: ProjectionLag
 
 
 def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, health: Health, *, lifespan: Sequence[Lifespan] = ()) -> DoorApp:
@@ -95,9 +110,11 @@ def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, healt
             command_key=_always(CommandKey(derive(secret, COMMAND_KEY))),
             cursors=_always(Cursors(derive(secret, CURSOR_KEY), clock)),
             profiles=_always(sources.profiles),
+            lag=_always(sources.lag),
             inventory=_always(assets.Inventory(sources.market)),
             ledger=_always(sources.ledger),
             market=_always(sources.market),
+            past=_always(Past(sources.ledger, sources.candles, clock)),
             views=_always(sources.views),
         ),
         lifespan=lifespan,

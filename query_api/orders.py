@@ -65,7 +65,7 @@ async def list_orders(
     after = cursors.read(of, cursor)
     shown = await fresh(views, by, lambda: _page(views, ledger, by.username, wanted, after=after, limit=limit))
     page = shown.value
-    return answer(by, shown, OrderPage(data=page.rows, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest)))
+    return await answer(by, shown, OrderPage(data=page.rows, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest)))
 
 
 @get(
@@ -79,7 +79,7 @@ async def get_order(order_id: Annotated[str, Parameter(pattern=ORDER_ID_ASKED_PA
     shown = await fresh(views, by, lambda: views.order(by.username, order_id))
     if shown.value is None:
         raise ProblemError("not-found", "You have no such order.")
-    return answer(by, shown, OrderDetailAnswer(data=order_detail(shown.value)))
+    return await answer(by, shown, OrderDetailAnswer(data=order_detail(shown.value)))
 
 
 ROUTES: Final[tuple[Any, ...]] = (list_orders, get_order)
@@ -96,4 +96,4 @@ async def _page(views: Views, ledger: LedgerReads, username: str, wanted: Filter
         return await ledger.orders(username, before=before, limit=count)
 
     page = await collect(Source(orders, lambda order: order.created_version, wanted.rows), after, limit, count=count)
-    return Shown(page, recent.version, recent.bypassed)
+    return recent.of(page)

@@ -14,26 +14,35 @@ from query_api.assets import parse_asset_id
 from query_api.fresh import Asked, answer, fresh
 from query_api.given import GivenClock
 from query_api.insights import MODEL, in_words
+from query_api.time_travel import AsOfQuery, GivenPast
 from schemas.money import HOME_CURRENCY
 from schemas.rows import balance_view
+from schemas.statement import BalanceThen, PortfolioThen
 from schemas.valuation import asset_balance_of, portfolio_of, summary_of
-from schemas.views import AssetBalance, AssetBalances, BalanceView, Insight, InsightAnswer, Portfolio, Summary
+from schemas.views import AssetBalances, Insight, InsightAnswer, OneAssetBalance, Summary
 
 log = structlog.get_logger()
 
 
-@get("/balance", tags=["balance"], summary="Show the cash balance", responses={200: ResponseSpec(BalanceView, description="Cash", generate_examples=False)})
-async def balance(by: Asked, views: Views) -> Response[bytes]:
-    """Cash: available, held for open orders, and both; zeros for a new user."""
+@get(
+    "/balance",
+    tags=["balance"],
+    summary="Show the cash balance",
+    responses={200: ResponseSpec(BalanceThen, description="Cash", generate_examples=False)},
+)
+async def balance(by: Asked, views: Views, past: GivenPast, as_of: AsOfQuery = None) -> Response[bytes]:
+    """Cash: available, held for open orders, and both; zeros for a new user. With `as_of`, as it was then, with the orders that were open."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    return answer(by, shown, balance_view(shown.value.cash.get(HOME_CURRENCY), shown.version, shown.value.status))
+    if as_of is not None:
+        return await past.balance(by, shown, as_of)
+    return await answer(by, shown, balance_view(shown.value.cash.get(HOME_CURRENCY), shown.version, shown.value.status))
 
 
 @get(
     ["/balance/asset/{asset_id:str}", "/assets/{asset_id:str}/balance"],
     tags=["balance"],
     summary="Show one holding",
-    responses={200: ResponseSpec(AssetBalance, description="The holding", generate_examples=False)},
+    responses={200: ResponseSpec(OneAssetBalance, description="The holding", generate_examples=False)},
 )
 async def asset_balance(asset_id: str, by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
     """One holding, also after the last of it was sold; not found where none was ever held."""
@@ -43,7 +52,8 @@ async def asset_balance(asset_id: str, by: Asked, views: Views, market: MarketCa
     if position is None:
         raise ProblemError("not-found", "You never held any of this asset.")
     now = await market_now(market)
-    return answer(by, shown, asset_balance_of(asset_id, position, now.prices, now.by_id))
+    row = asset_balance_of(asset_id, position, now.prices, now.by_id)
+    return await answer(by, shown, OneAssetBalance(**row.model_dump()))
 
 
 @get(
@@ -57,20 +67,25 @@ async def asset_balances(by: Asked, views: Views, market: MarketCache) -> Respon
     shown = await fresh(views, by, lambda: views.account(by.username))
     now = await market_now(market)
     rows = [asset_balance_of(asset_id, position, now.prices, now.by_id) for asset_id, position in sorted(shown.value.positions.items())]
-    return answer(by, shown, AssetBalances(data=rows))
+    return await answer(by, shown, AssetBalances(data=rows))
 
 
 @get(
     "/portfolio",
     tags=["portfolio"],
     summary="Show the portfolio",
-    responses={200: ResponseSpec(Portfolio, description="Holdings and totals", generate_examples=False)},
+    responses={200: ResponseSpec(PortfolioThen, description="Holdings and totals", generate_examples=False)},
 )
-async def portfolio(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
-    """Holdings above zero with their value, and the totals. Percentages of the priced holdings add up to exactly 100."""
+async def portfolio(by: Asked, views: Views, market: MarketCache, past: GivenPast, as_of: AsOfQuery = None) -> Response[bytes]:
+    """Holdings above zero with their value, and the totals. Percentages of the priced holdings add up to exactly 100.
+
+    With `as_of`, as they were then, at the prices of then, with the orders that were open.
+    """
     shown = await fresh(views, by, lambda: views.account(by.username))
     now = await market_now(market)
-    return answer(by, shown, portfolio_of(shown.value, now.prices, now.by_id))
+    if as_of is not None:
+        return await past.portfolio(by, shown, as_of, now)
+    return await answer(by, shown, portfolio_of(shown.value, now.prices, now.by_id))
 
 
 @get(
@@ -82,7 +97,7 @@ async def portfolio(by: Asked, views: Views, market: MarketCache) -> Response[by
 async def summary(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
     """Cash, held cash, the holdings' value, and all of it. Holdings without a price are named and not counted."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    return answer(by, shown, summary_of(shown.value, (await market_now(market)).prices))
+    return await answer(by, shown, summary_of(shown.value, (await market_now(market)).prices))
 
 
 @get(
@@ -96,7 +111,7 @@ async def insights(by: Asked, views: Views, market: MarketCache, clock: GivenClo
     shown = await fresh(views, by, lambda: views.account(by.username))
     now = await market_now(market)
     text = in_words(portfolio_of(shown.value, now.prices, now.by_id))
-    return answer(by, shown, InsightAnswer(data=Insight(summary=text, generated_at=clock.now(), model=MODEL)))
+    return await answer(by, shown, InsightAnswer(data=Insight(summary=text, generated_at=clock.now(), model=MODEL)))
 
 
 async def market_now(market: MarketCache) -> MarketSnapshot:

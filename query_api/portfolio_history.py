@@ -88,7 +88,7 @@ async def portfolio_history(
     step, points = await past(ledger, candles, account, now, period=period, interval=interval)
     prices = {asset_id: price.price for asset_id, price in (await market_now(market)).prices.items()}
     points.append(point(now, owned_by(account), prices))
-    return answer(by, shown, PortfolioHistory(data=points, period=period, interval=step, currency=HOME_CURRENCY, version=shown.version))
+    return await answer(by, shown, PortfolioHistory(data=points, period=period, interval=step, currency=HOME_CURRENCY, version=shown.version))
 
 
 ROUTES: Final[tuple[Any, ...]] = (portfolio_history,)

@@ -22,6 +22,19 @@ Display = Annotated[
 TransactionType = Literal["deposit", "withdraw", "order_payment", "order_sale", "order_hold", "order_release", "fee", "adjustment"]
 
 
+class AsOf(BaseModel):
+    """What an answer shows: everything up to a version of the account, and when that was decided (null: nothing was so far)."""
+
+    version: int = 0
+    at: Instant | None = None
+
+
+class OfAccount(BaseModel):
+    """An answer about an account, which says up to what it shows it."""
+
+    as_of: AsOf = AsOf()
+
+
 class Transaction(BaseModel):
     """One movement of cash; money that leaves is negative."""
 
@@ -96,13 +109,13 @@ class OrderDetail(OrderView):
     fills: list[Fill]
 
 
-class OrderDetailAnswer(BaseModel):
+class OrderDetailAnswer(OfAccount):
     """One order with its fills."""
 
     data: OrderDetail
 
 
-class OrderPage(BaseModel):
+class OrderPage(OfAccount):
     """A page of orders, newest first."""
 
     data: list[OrderView]
@@ -121,7 +134,7 @@ class MoneyMoved(BaseModel):
     currency: str
 
 
-class BalanceView(BaseModel):
+class BalanceView(OfAccount):
     """Cash: available, held for open orders, and both."""
 
     current_balance: Amount
@@ -133,7 +146,7 @@ class BalanceView(BaseModel):
     status: AccountStatus
 
 
-class TransactionPage(BaseModel):
+class TransactionPage(OfAccount):
     """A page of cash movements, newest first. `total_count` counts all of them, not the page."""
 
     transactions: list[Transaction]
@@ -142,7 +155,7 @@ class TransactionPage(BaseModel):
     next_cursor: str | None
 
 
-class TradePage(BaseModel):
+class TradePage(OfAccount):
     """A page of movements of one asset, newest first."""
 
     data: list[Trade]
@@ -165,7 +178,11 @@ class AssetBalance(BaseModel):
     updated_at: Instant
 
 
-class AssetBalances(BaseModel):
+class OneAssetBalance(AssetBalance, OfAccount):
+    """A holding, as an answer of its own."""
+
+
+class AssetBalances(OfAccount):
     """All holdings that there ever were, by asset id."""
 
     data: list[AssetBalance]
@@ -186,7 +203,7 @@ class Holding(BaseModel):
     realized_pnl: Amount
 
 
-class Summary(BaseModel):
+class Summary(OfAccount):
     """Totals: `total_portfolio_value` = cash + held cash + value of the priced holdings.
 
     `unrealized_pnl` is that value less what these holdings cost, `realized_pnl` what all sales so far brought beyond the cost of what was sold;
@@ -221,7 +238,7 @@ class Insight(BaseModel):
     model: str
 
 
-class InsightAnswer(BaseModel):
+class InsightAnswer(OfAccount):
     """The words on a portfolio."""
 
     data: Insight

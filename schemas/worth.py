@@ -21,6 +21,7 @@ from schemas.instants import Instant
 from schemas.ledger import Account, CashLine, Entry
 from schemas.money import HOME_CURRENCY, ZERO, Amount, exact, in_currency
 from schemas.valuation import in_cents
+from schemas.views import OfAccount
 
 Period = Literal["1h", "1d", "1w", "1m", "1y", "all"]
 PERIODS: Final[Mapping[Period, timedelta]] = MappingProxyType(
@@ -53,7 +54,7 @@ class PortfolioPoint(BaseModel):
     unpriced_assets: list[str]
 
 
-class PortfolioHistory(BaseModel):
+class PortfolioHistory(OfAccount):
     """Points, oldest first, and the newest one, of now. `interval` is what lies between them: a longer one than asked for where too much happened."""
 
     data: list[PortfolioPoint]

@@ -17,6 +17,7 @@ from events.topics import REQUESTS
 from infra.cache import Arrived, Cache, Views
 from infra.clock import SystemClock, SystemIds
 from infra.dynamo import Dynamo
+from infra.generations import Generations
 from infra.local import keys
 from infra.local.stack import Addresses
 from infra.market import MarketStore
@@ -42,7 +43,7 @@ class System:
         self.bus = FakeBus(self._read)
         self.backlog = FakeBacklog()
         self.ledger = ParkingLedger(dynamo)
-        self.views = Views(cache, self.ledger, generation=settings.generation, ttl_s=settings.view_ttl_s)
+        self.views = Views(cache, self.ledger, Generations(cache), ttl_s=settings.view_ttl_s)
         self.settles = asyncio.Event()
         self.settles.set()
         self.replies = True

@@ -12,6 +12,7 @@ from events.envelope import Envelope
 from infra.cache import Cache, Views
 from infra.clock import SystemClock
 from infra.dynamo import Dynamo
+from infra.generations import Generations
 from infra.http import ProblemError
 from infra.parked import ParkingLedger
 from infra.replies import Replies
@@ -34,7 +35,7 @@ class Flow:
         self.faulty = FaultyDynamo(dynamo, [("get_item", "before")] * faults)
         ledger = ParkingLedger(self.faulty)  # type: ignore[arg-type]
         self.settlement = Settlement(ParkingLedger(dynamo), lambda _: asyncio.sleep(0), SystemClock().now, log_lines_max=0)
-        views = Views(cache, ledger, generation=1, ttl_s=600)
+        views = Views(cache, ledger, Generations(cache), ttl_s=600)
         self.door = Door(self.bus, self.replies, ledger, views, SystemClock(), backlog=self.backlog, command_key=b"k", wait_s=wait_s)
         self.username = f"user_{uuid4().hex[:12]}"
 

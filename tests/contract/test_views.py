@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -13,15 +12,15 @@ from redis.asyncio import Redis
 
 from infra.cache import Arrived, Cache, CacheUnavailable, Denylist, LedgerBehind, Views
 from infra.cache_guard import GAP, GUARD, ORDERS_HELD_MAX, ROWS_HELD_MAX, Layout
+from infra.generations import FIRST, Generations
 from schemas.results import encode_result
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import STEPS, History, HistoryReads
 from tests.valkey import Valkey, valkey
 
-GENERATION = 3
 TTL_S = 1_000
 USERS = count(1)
-LAYOUT = Layout(GENERATION, TTL_S)
+LAYOUT = Layout(TTL_S)
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EVERYTHING = ("deposit", "buy", "open", "sell", "refuse", "close", "withdraw", "buy")
 
@@ -50,7 +49,7 @@ def arrived(history: History, *versions: int, reply_to: str | None = None) -> li
 
 def views_of(cache: Cache, *histories: History) -> tuple[Views, HistoryReads]:
     reads = HistoryReads({history.username: history for history in histories})
-    return Views(cache, reads, generation=GENERATION, ttl_s=TTL_S), reads
+    return Views(cache, reads, Generations(cache), ttl_s=TTL_S), reads
 
 
 async def assert_shows(views: Views, history: History, version: int) -> None:
@@ -83,7 +82,7 @@ async def test_any_order_of_delivery_ends_at_the_plain_fold_and_never_goes_back(
             case "load":
                 await views.load(history.username)
             case "evict":
-                await cache.client.delete(data.draw(st.sampled_from(LAYOUT.keys(history.username)[1:])))
+                await cache.client.delete(data.draw(st.sampled_from(LAYOUT.keys(history.username, FIRST)[1:])))
         await views.put(arrived(history, *some))
         version = (await views.account(history.username)).version
         assert version >= shown
@@ -110,7 +109,7 @@ async def test_a_load_and_the_results_make_the_same_view(cache: Cache) -> None:
     """A view that was loaded is field by field the one that results have made."""
     history = History(user()).grow(EVERYTHING * 3)
     views, _ = views_of(cache, history)
-    account, orders, index, rows = LAYOUT.keys(history.username)
+    account, orders, index, rows = LAYOUT.keys(history.username, FIRST)
 
     async def raw() -> list:
         return [
@@ -156,8 +155,8 @@ async def test_recent_lists_are_bounded_and_without_holes(cache: Cache) -> None:
     await views.put(arrived(history, *range(1, len(history.entries) + 1)))
     await assert_shows(views, history, len(history.entries))
     assert not (await views.orders(history.username, ORDERS_HELD_MAX)).value.whole
-    assert await cache.client.hlen(LAYOUT.keys(history.username)[1]) == ORDERS_HELD_MAX
-    assert await cache.client.llen(LAYOUT.keys(history.username)[3]) == ROWS_HELD_MAX
+    assert await cache.client.hlen(LAYOUT.keys(history.username, FIRST)[1]) == ORDERS_HELD_MAX
+    assert await cache.client.llen(LAYOUT.keys(history.username, FIRST)[3]) == ROWS_HELD_MAX
 
 
 async def test_many_cold_reads_make_one_load(cache: Cache) -> None:
@@ -187,7 +186,7 @@ async def test_a_view_that_lost_a_key_is_loaded_again(cache: Cache, lost: int) -
     history = History(user()).grow(EVERYTHING)
     views, _ = views_of(cache, history)
     await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
-    await cache.client.delete(LAYOUT.keys(history.username)[lost])
+    await cache.client.delete(LAYOUT.keys(history.username, FIRST)[lost])
     await assert_shows(views, history, len(EVERYTHING))
 
 
@@ -197,7 +196,7 @@ async def test_the_next_result_does_not_hide_that_a_key_was_lost(cache: Cache, l
     history = History(user()).grow((*EVERYTHING, "buy"))
     views, _ = views_of(cache, history)
     await views.put(arrived(history, *range(1, len(history.entries))))
-    await cache.client.delete(LAYOUT.keys(history.username)[lost])
+    await cache.client.delete(LAYOUT.keys(history.username, FIRST)[lost])
     assert (await views.put(arrived(history, len(history.entries)))).loaded == 1
     await assert_shows(views, history, len(history.entries))
 
@@ -207,8 +206,8 @@ async def test_an_older_load_does_not_replace_a_newer_view_that_lost_a_key(cache
     history = History(user()).grow(EVERYTHING)
     views, _ = views_of(cache, history)
     await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
-    await cache.client.delete(LAYOUT.keys(history.username)[3])
-    assert await cache.script(GUARD, LAYOUT.whole_call(history.accounts[5], history.orders(5), history.rows(5))) == GAP
+    await cache.client.delete(LAYOUT.keys(history.username, FIRST)[3])
+    assert await cache.script(GUARD, LAYOUT.whole_call(history.accounts[5], history.orders(5), history.rows(5), (FIRST,))) == GAP
     assert (await views.account(history.username)).version == len(EVERYTHING)
 
 
@@ -216,7 +215,7 @@ async def test_an_old_order_does_not_come_back_into_a_shorter_list(cache: Cache)
     """A view that holds fewer orders than there are takes no change of one that it does not hold: between them would be a hole."""
     history = History(user()).grow(("open", "buy", "buy", "buy", "close"))
     views, _ = views_of(cache, history)
-    await cache.script(GUARD, LAYOUT.whole_call(history.accounts[4], history.orders(4)[:2], history.rows(4)))
+    await cache.script(GUARD, LAYOUT.whole_call(history.accounts[4], history.orders(4)[:2], history.rows(4), (FIRST,)))
     assert (await views.put(arrived(history, 5))).put == 1
     assert (await views.orders(history.username, 10)).value.rows == history.orders(5)[:2]
     assert (await views.order(history.username, history.orders(5)[3].order_id)).value == history.orders(5)[3]
@@ -226,7 +225,7 @@ async def test_another_users_view_is_not_shown(cache: Cache) -> None:
     """A view that says to be somebody else's is a miss, for reads and for results."""
     history = History(user()).grow(EVERYTHING)
     views, _ = views_of(cache, history)
-    account = LAYOUT.keys(history.username)[0]
+    account = LAYOUT.keys(history.username, FIRST)[0]
     await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
     await cache.client.hset(account, "username", "mallory")
     assert (await views.account(history.username)).value == history.accounts[-1]
@@ -242,7 +241,7 @@ async def test_a_view_that_cannot_be_read_is_loaded_again(cache: Cache, key: int
     history = History(user()).grow(EVERYTHING)
     views, reads = views_of(cache, history)
     await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
-    await cache.client.hset(LAYOUT.keys(history.username)[key], field or history.orders()[0].order_id, '{"orders": "many", "available": "much"}')
+    await cache.client.hset(LAYOUT.keys(history.username, FIRST)[key], field or history.orders()[0].order_id, '{"orders": "many", "available": "much"}')
     await assert_shows(views, history, len(EVERYTHING))
     assert reads.reads["account"] == 1
 
@@ -266,9 +265,9 @@ async def test_every_key_of_a_view_has_a_lifetime(cache: Cache) -> None:
         history = History(user()).grow(EVERYTHING)
         views, _ = views_of(cache, history)
         await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
-        expiries = {await cache.client.pexpiretime(key) for key in LAYOUT.keys(history.username)}
+        expiries = {await cache.client.pexpiretime(key) for key in LAYOUT.keys(history.username, FIRST)}
         assert len(expiries) == 1
-        lifetimes.add(await cache.client.ttl(LAYOUT.keys(history.username)[0]))
+        lifetimes.add(await cache.client.ttl(LAYOUT.keys(history.username, FIRST)[0]))
     assert all(0.9 * TTL_S - 2 <= lifetime <= TTL_S for lifetime in lifetimes)
     assert len(lifetimes) > 1
 
@@ -380,16 +379,6 @@ async def test_reads_go_on_while_redis_is_away(tmp_path: object) -> None:
         assert (await views.put(arrived(history, 2))).loaded == 1
         assert not (await views.account(history.username)).bypassed
         await cache.stop()
-
-
-async def test_generations_do_not_meet(cache: Cache) -> None:
-    """Two generations of projections have keys of their own."""
-    history = History(user()).grow(EVERYTHING)
-    first, reads = views_of(cache, history)
-    second = Views(cache, replace(reads, visible={history.username: 3}), generation=GENERATION + 1, ttl_s=TTL_S)
-    await first.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
-    await assert_shows(second, history, 3)
-    await assert_shows(first, history, len(EVERYTHING))
 
 
 async def test_the_denylist(cache: Cache) -> None:

@@ -14,9 +14,11 @@ import httpx
 from infra.cache import Arrived, Cache, Denylist, Views
 from infra.clock import SystemIds
 from infra.dynamo import DynamoUnavailable
+from infra.generations import Generations
 from infra.http import Health
 from infra.local import keys
 from infra.market import MarketCache
+from infra.position import ProjectionLag
 from infra.secrets import derive, read_secret
 from infra.settings import Settings
 from infra.tokens import TokenSigner
@@ -129,8 +131,8 @@ async def read_door(redis_url: str, folder: Path) -> AsyncIterator[ReadDoor]:
     clock, cache, reads, market, profiles = FakeClock(), Cache(redis_url, client_name="test"), AwayReads({}), MemoryMarket(), Profiles()
     await cache.client.flushdb()
     candles = MemoryCandles()
-    views, denylist = Views(cache, reads, generation=1, ttl_s=1_000), Denylist(cache, clock)
-    sources = Sources(reads, views, MarketCache(cache, market, memory_s=0), candles, profiles, denylist)
+    views, denylist = Views(cache, reads, Generations(cache), ttl_s=1_000), Denylist(cache, clock)
+    sources = Sources(reads, views, MarketCache(cache, market, memory_s=0), candles, profiles, denylist, ProjectionLag(cache, clock, memory_s=0))
     health = Health()
     health.check("redis", cache.ping)
     app = assemble(settings, sources, clock, SystemIds(), health)

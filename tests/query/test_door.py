@@ -59,9 +59,10 @@ async def test_balance(door: ReadDoor) -> None:
         "updated_at": "2026-11-25T00:00:00.002Z",
         "version": 2,
         "status": "active",
+        "as_of": {"version": 2, "at": "2026-11-25T00:00:00.002Z"},
     }
     body = (await door.get("/balance", door.user())).json()
-    assert (body["current_balance"], body["updated_at"], body["version"]) == ("0.00", None, 0)
+    assert (body["current_balance"], body["updated_at"], body["version"], body["as_of"]) == ("0.00", None, 0, {"version": 0, "at": None})
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
@@ -102,11 +103,12 @@ async def test_a_row_added_between_two_pages_changes_neither(door: ReadDoor) -> 
 async def test_holdings(door: ReadDoor) -> None:
     """All there ever were, by id; one of them under both paths, in any case of letters; figures of value are JSON numbers."""
     history = await door.shown("deposit", "buy", "deposit", "buy", "buy")
-    rows = (await door.get("/assets/balances", history)).json()["data"]
+    body = (await door.get("/assets/balances", history)).json()
+    rows, as_of = body["data"], {"as_of": body["as_of"]}
     assert [row["asset_id"] for row in rows] == sorted(history.accounts[-1].positions)
     for row in rows:
-        assert (await door.get(f"/balance/asset/{row['asset_id'].lower()}", history)).json() == row
-        assert (await door.get(f"/assets/{row['asset_id']}/balance", history)).json() == row
+        assert (await door.get(f"/balance/asset/{row['asset_id'].lower()}", history)).json() == row | as_of
+        assert (await door.get(f"/assets/{row['asset_id']}/balance", history)).json() == row | as_of
     ether = next(row for row in rows if row["asset_id"] == "ETH")
     assert (ether["asset_name"], ether["quantity"], ether["held_quantity"], ether["average_cost"]) == ("ETH Coin", "1", "0", "12.34")
     assert (ether["current_price"], ether["total_value"]) == (2500.5, 2500.5)
@@ -135,7 +137,8 @@ async def test_trades_of_an_asset(door: ReadDoor, limit: int) -> None:
 async def test_trades_of_none_and_of_an_unknown_asset(door: ReadDoor) -> None:
     """Empty where nothing of a listed asset was moved, 404 where no such asset is listed."""
     history = await door.shown("deposit")
-    assert (await door.get("/assets/DOGE/transactions", history)).json() == {"data": [], "has_more": False, "next_cursor": None}
+    body = (await door.get("/assets/DOGE/transactions", history)).json()
+    assert (body["data"], body["has_more"], body["next_cursor"], body["as_of"]["version"]) == ([], False, None, 1)
     assert (await door.get("/assets/NONE/transactions", history)).status_code == 404
 
 

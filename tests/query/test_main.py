@@ -11,6 +11,7 @@ from infra.cache import Arrived, Cache, Views
 from infra.cache_guard import Layout
 from infra.clock import SystemClock, SystemIds
 from infra.dynamo import Dynamo
+from infra.generations import FIRST, Generations
 from infra.identity import IdentityStore
 from infra.ledger import Ledger, Stored, Write
 from infra.local import keys
@@ -43,9 +44,9 @@ async def test_the_store_and_the_results_tell_the_same(provisioned: Addresses, t
     async with _door(provisioned, provisioned.redis_url, tmp_path) as (client, dynamo, cache):
         await _store(Ledger(dynamo), history)
         await IdentityStore(dynamo).register(_profile(history.username), "hash")
-        await Views(cache, Ledger(dynamo), generation=1, ttl_s=1_000).put([Arrived(one, encode_result(one)) for one in history.results])
+        await Views(cache, Ledger(dynamo), Generations(cache), ttl_s=1_000).put([Arrived(one, encode_result(one)) for one in history.results])
         by_results = [_without_time(await client.get(f"/api/v1{path}")) for path in PATHS]
-        await cache.client.delete(*Layout(1, 1_000).keys(history.username))
+        await cache.client.delete(*Layout(1_000).keys(history.username, FIRST))
         assert [_without_time(await client.get(f"/api/v1{path}")) for path in PATHS] == by_results
         order_id = history.orders()[-1].order_id
         assert (await client.get(f"/api/v1/orders/{order_id}")).json()["data"]["order_id"] == order_id

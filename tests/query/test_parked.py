@@ -27,7 +27,7 @@ async def test_the_status_is_shown_with_the_figures(door: ReadDoor) -> None:
         await shown(door, history, status, version)  # type: ignore[arg-type]
         assert [(await door.get(path, history)).json()["status"] for path in FIGURES] == [status] * 3
         balance = (await door.get("/balance", history)).json()
-        assert balance == before | {"version": version, "status": status}
+        assert balance == before | {"version": version, "status": status, "as_of": before["as_of"] | {"version": version}}
         assert (await door.get("/balance/transactions", history)).json()["total_count"] == 2
 
 

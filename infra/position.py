@@ -1,0 +1,111 @@
+"""How far the projector is behind the end of the results, told through Redis: the read door says it with each answer, and never asks Kafka.
+
+One hash, a field for each partition: `<caught up> <told> <behind>`, two times in milliseconds since 1970 and a number of records. What was appended
+before the first of them is shown. All of it may be lost; then nobody says anything until the projector has told it again.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, cast
+
+from events.lag import partition_of
+from infra.cache_client import Cache, CacheUnavailable
+from infra.clock import Clock
+from schemas.instants import EPOCH
+
+POSITION: Final = "projector:position"
+TELL_S: Final = 0.2
+"""Between two tellings."""
+SILENT_S: Final = 1.0
+"""Who said that it is at the end and has said nothing for longer may be behind by now."""
+
+_MS: Final = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Of one partition. Times in ms since 1970."""
+
+    caught_up: int
+    told: int
+    behind: int
+
+    def lag_ms(self, now: int) -> int:
+        if self.behind:
+            return max(1, now - self.caught_up)
+        silent = now - self.told
+        return silent if silent > SILENT_S * 1000 else 0
+
+
+class Position:
+    """The projector's side. `behind` tells how many results of each partition that it reads are not shown yet."""
+
+    def __init__(self, cache: Cache, clock: Clock, behind: Callable[[], Mapping[int, int]]) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._behind = behind
+        self._caught_up: dict[int, int] = {}
+
+    async def tell(self) -> None:
+        """Tell it now. CacheUnavailable."""
+        now, behind = _ms(self._clock.now()), dict(self._behind())
+        if not behind:
+            return
+        self._caught_up = {partition: at for partition, at in self._caught_up.items() if partition in behind}
+        if behind.keys() - self._caught_up.keys():
+            self._caught_up = {partition: told.caught_up for partition, told in (await _read(self._cache)).items()} | self._caught_up
+        self._caught_up |= {partition: now for partition, records in behind.items() if not records or partition not in self._caught_up}
+        fields: dict[Any, Any] = {partition: f"{self._caught_up[partition]} {now} {records}" for partition, records in behind.items()}
+        await self._cache.run("position", lambda: self._cache.client.hset(POSITION, mapping=fields))
+
+    async def tell_again_and_again(self) -> None:
+        """Until cancelled. While Redis is away nobody can be told."""
+        while True:
+            with suppress(CacheUnavailable):
+                await self.tell()
+            await asyncio.sleep(TELL_S)
+
+
+class ProjectionLag:
+    """The door's side: how old what the views show may be. `memory_s`: the age up to which what was read is not read again."""
+
+    def __init__(self, cache: Cache, clock: Clock, *, memory_s: float = TELL_S) -> None:
+        self._memory_s = memory_s
+        self._cache = cache
+        self._clock = clock
+        self._told: Mapping[int, _Told] = {}
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def ms(self, username: str) -> int | None:
+        """Milliseconds for which results of this account's partition have waited to be shown: 0 where none waits. None where nobody knows."""
+        if self._is_old():
+            async with self._reading:
+                if self._is_old():
+                    await self._read()
+        if not self._told:
+            return None
+        return self._told[partition_of(username, sorted(self._told))].lag_ms(_ms(self._clock.now()))
+
+    def _is_old(self) -> bool:
+        return asyncio.get_running_loop().time() - self._read_at >= self._memory_s
+
+    async def _read(self) -> None:
+        started = asyncio.get_running_loop().time()
+        try:
+            self._told = await _read(self._cache)
+        except CacheUnavailable:
+            self._told = {}
+        self._read_at = started
+
+
+async def _read(cache: Cache) -> dict[int, _Told]:
+    fields = cast("dict[bytes, bytes]", await cache.run("position", lambda: cache.client.hgetall(POSITION)))  # the client does not decode
+    return {int(partition): _Told(*map(int, text.split())) for partition, text in fields.items()}
+
+
+def _ms(instant: datetime) -> int:
+    return (instant - EPOCH) // _MS

@@ -1,0 +1,142 @@
+"""How fresh an answer is, and that it says so: lag, account version and time, ETags."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from infra.position import POSITION, Position
+from schemas.instants import rfc3339
+from tests.query.door import ReadDoor, read_door
+from tests.valkey import Valkey, valkey
+
+PARTITIONS = range(4)
+OF_ACCOUNT = (
+    "/balance",
+    "/balance/transactions",
+    "/balance/asset/ETH",
+    "/assets/ETH/balance",
+    "/assets/balances",
+    "/assets/ETH/transactions",
+    "/portfolio",
+    "/portfolio/history",
+    "/users/portfolio/summary",
+    "/insights/portfolio",
+    "/orders",
+)
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Valkey]:
+    async with valkey(tmp_path_factory.mktemp("valkey")) as running:
+        yield running
+
+
+@pytest.fixture
+async def door(server: Valkey, tmp_path: Path) -> AsyncIterator[ReadDoor]:
+    async with read_door(server.url, tmp_path) as running:
+        yield running
+
+
+async def tell(door: ReadDoor, behind: int = 0) -> Position:
+    """The projector says how far it is behind in each partition."""
+    position = Position(door.cache, door.clock, lambda: dict.fromkeys(PARTITIONS, behind))
+    await position.tell()
+    return position
+
+
+async def lag(door: ReadDoor) -> str | None:
+    """What the door says of an account whose view is there."""
+    return (await door.get("/balance", await door.shown("deposit"))).headers.get("Projection-Lag-Ms")
+
+
+@pytest.mark.parametrize("path", OF_ACCOUNT)
+async def test_every_answer_about_an_account_says_what_it_shows(door: ReadDoor, path: str) -> None:
+    """Version and time of the account in the body, the version's token and the lag in headers, and a tag that only this caller's client may use."""
+    history = await door.shown("deposit", "deposit", "buy", "buy")
+    await tell(door)
+    answer = await door.get(path, history, at_least=2)
+    assert answer.json()["as_of"] == {"version": 4, "at": rfc3339(history.accounts[-1].at)}
+    assert answer.headers["Consistency-Token"].startswith("v1.4.")
+    assert answer.headers["Consistency-Satisfied"] == "true"
+    assert answer.headers["Projection-Lag-Ms"] == "0"
+    assert answer.headers["Cache-Control"] == "private, no-cache"
+    assert answer.headers["ETag"].startswith('"')
+
+
+async def test_nothing_is_said_of_a_lag_that_nobody_knows(door: ReadDoor) -> None:
+    """Before the projector has told anything."""
+    assert await lag(door) is None
+
+
+async def test_the_lag_is_none_at_the_end_of_the_log(door: ReadDoor) -> None:
+    """However long ago the last result came, on a topic without news nothing waits."""
+    await tell(door)
+    door.clock.advance(0.9)
+    assert await lag(door) == "0"
+
+
+async def test_the_lag_is_the_time_since_the_projector_was_at_the_end(door: ReadDoor) -> None:
+    """While results wait it grows, and it is over when they are shown. A projector that starts anew does not forget since when."""
+    await tell(door)
+    door.clock.advance(3)
+    await tell(door, behind=17)
+    door.clock.advance(0.5)
+    assert await lag(door) == "3500"
+    restarted = await tell(door, behind=5)
+    door.clock.advance(1)
+    await restarted.tell()
+    assert await lag(door) == "4500"
+    await tell(door)
+    assert await lag(door) == "0"
+
+
+async def test_a_silent_projector_may_be_behind(door: ReadDoor) -> None:
+    """Nobody knows what came since it was heard: the time since then is the lag."""
+    await tell(door)
+    door.clock.advance(7)
+    assert await lag(door) == "7000"
+
+
+async def test_what_the_ledger_says_has_no_lag(door: ReadDoor) -> None:
+    """An answer that was loaded shows everything, however far the projector is behind."""
+    await tell(door, behind=17)
+    door.clock.advance(5)
+    answer = await door.get("/balance", door.user("deposit"))
+    assert answer.headers["Projection-Lag-Ms"] == "0"
+
+
+async def test_the_position_has_no_lifetime(door: ReadDoor) -> None:
+    """The eviction policy takes only keys that have one."""
+    await tell(door)
+    assert await door.cache.client.ttl(POSITION) == -1
+
+
+async def test_a_body_that_the_caller_has_is_not_sent_again(door: ReadDoor) -> None:
+    """304 without a body, with all that says how fresh it is; a changed account has another tag."""
+    history = await door.shown("deposit", "deposit")
+    history.grow(["deposit"])
+    await tell(door)
+    first = await door.get("/balance", history)
+    headers = door.headers(history) | {"If-None-Match": f'"other", {first.headers["ETag"]}'}
+    again = await door.client.get("/balance", headers=headers)
+    assert (again.status_code, again.content) == (304, b"")
+    assert {name: again.headers[name] for name in ("ETag", "Consistency-Token", "Projection-Lag-Ms", "Cache-Control")} == {
+        name: first.headers[name] for name in ("ETag", "Consistency-Token", "Projection-Lag-Ms", "Cache-Control")
+    }
+    await door.project(history, 3)
+    changed = await door.client.get("/balance", headers=headers)
+    assert (changed.status_code, changed.json()["as_of"]["version"]) == (200, 3)
+    assert changed.headers["ETag"] != first.headers["ETag"]
+
+
+async def test_the_lag_is_not_in_the_tag(door: ReadDoor) -> None:
+    """The same body has the same tag, however far behind it may be."""
+    history = await door.shown("deposit")
+    await tell(door)
+    tags = {(await door.get("/balance", history)).headers["ETag"]}
+    await tell(door, behind=3)
+    door.clock.advance(2)
+    answer = await door.get("/balance", history)
+    assert answer.headers["Projection-Lag-Ms"] == "2000"
+    assert tags == {answer.headers["ETag"]}
