@@ -101,6 +101,14 @@ def assets(context: typer.Context) -> None:
     assets_app(args=context.args, prog_name="cnop assets")
 
 
+@app.command("projections", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def projections(context: typer.Context) -> None:
+    """Look at the account views, build them anew, switch (`cnop projections rebuild`)."""
+    from ops.projections import app as projections_app  # noqa: PLC0415
+
+    projections_app(args=context.args, prog_name="cnop projections")
+
+
 _lazily("demo", "Drive the running system as clients would, and prove that its books add up.")
 _lazily("load", "Take requests from a CSV or NDJSON file.")
 

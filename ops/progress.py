@@ -40,11 +40,11 @@ class Bar:
         if not self._console.is_terminal:
             self._tell()
 
-    def step(self, note: str = "") -> None:
-        """One more is done. The note stands behind the bar."""
-        self._done += 1
+    def step(self, note: str = "", *, by: int = 1) -> None:
+        """So many more are done. The note stands behind the bar."""
+        self._done += by
         self._note = note or self._note
-        self._progress.update(self._task, advance=1, note=self._note)
+        self._progress.update(self._task, advance=by, note=self._note)
         if not self._console.is_terminal and time.monotonic() - self._told_at >= PLAIN_PAUSE_S:
             self._tell()
 

@@ -26,6 +26,7 @@ class Target:
     dynamodb_url: str
     is_embedded: bool
     kafka: str
+    redis_url: str
 
 
 def find(url: str, home: Path | None) -> Target:
@@ -40,8 +41,8 @@ def find(url: str, home: Path | None) -> Target:
     is_local = bool(state) and origin_url.rstrip("/") == state.get("origin_url")
     settings = Settings()
     if is_local:
-        return Target(origin_url, state["dynamodb_url"], state["engine"] != "external", state["kafka"])
-    return Target(origin_url.rstrip("/"), settings.dynamodb_url, is_embedded=False, kafka=settings.kafka)
+        return Target(origin_url, state["dynamodb_url"], state["engine"] != "external", state["kafka"], state["redis_url"])
+    return Target(origin_url.rstrip("/"), settings.dynamodb_url, is_embedded=False, kafka=settings.kafka, redis_url=settings.redis_url)
 
 
 def use_embedded_credentials() -> None:

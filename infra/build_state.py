@@ -1,0 +1,74 @@
+"""How far the building of a generation has come, and that only one operator works on the generations: two keys in Redis.
+
+If they are lost the views are lost too, and a building begins anew.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from secrets import token_hex
+from typing import Final
+
+from pydantic import BaseModel
+
+from infra.cache_client import Cache, Call, Script
+
+BUILD: Final = "projections:build"
+OPERATOR: Final = "projections:operator"
+LOCK_S: Final = 30
+"""Of an operator's command that ended without a word others are told to wait for so long."""
+
+_KEEP: Final = Script("operator keep", "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('EXPIRE', KEYS[1], ARGV[2])")
+_LEAVE: Final = Script("operator leave", "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
+
+
+class Busy(RuntimeError):
+    """Another operator's command works on the generations, or did so until a moment ago and was killed."""
+
+
+class Build(BaseModel):
+    """Of one generation: where to go on, and what was done so far. `place` is the source's own; `items` are what the source counts."""
+
+    generation: int
+    source: str
+    place: dict[str, str] | None = None
+    is_read: bool = False
+    items: int = 0
+    accounts: int = 0
+    failed: list[str] = []
+    checked: int = 0
+    filled: int = 0
+    differ: dict[str, list[str]] = {}
+
+
+class BuildState:
+    """CacheUnavailable where Redis does not answer."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._token = token_hex(8)
+
+    async def read(self) -> Build | None:
+        """The building that was begun last; None where there is none."""
+        text = await self._cache.run("build", partial(self._cache.client.get, BUILD))
+        return Build.model_validate_json(text) if text else None
+
+    async def write(self, build: Build) -> None:
+        """Keep this, and the right to work. Busy where that was lost."""
+        await self._cache.run("build", partial(self._cache.client.set, BUILD, build.model_dump_json()))
+        if not await self._cache.script(_KEEP, Call((OPERATOR,), (self._token, LOCK_S))):
+            raise Busy("another operator's command has taken over")
+
+    async def forget(self) -> None:
+        """There is no building any more."""
+        await self._cache.run("build", partial(self._cache.client.delete, BUILD))
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Nobody else works on the generations inside of this. Busy where somebody does."""
+        if not await self._cache.run("build", partial(self._cache.client.set, OPERATOR, self._token, nx=True, ex=LOCK_S)):
+            raise Busy(f"another operator's command works on the generations, or was killed less than {LOCK_S} s ago")
+        try:
+            yield
+        finally:
+            await self._cache.script(_LEAVE, Call((OPERATOR,), (self._token,)))

@@ -1,0 +1,301 @@
+"""Building a generation on real machines: complete, whatever happens meanwhile; interrupted and gone on with; compared before it is read."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from infra.build_state import Build, BuildState, Busy
+from infra.cache import Arrived, Cache, Views
+from infra.cache_guard import Layout
+from infra.dynamo import Dynamo
+from infra.generations import FIRST, SETTLED_S, Generations, Live
+from infra.ledger import Stored, Write
+from infra.ledger_accounts import account_pages, items_about
+from infra.parked import ParkingLedger
+from infra.view_check import ViewCheck
+from ops.rebuild import LEDGER, RESULTS, NotNow, Part, Parts, drop, rebuild, switch
+from schemas.results import encode_result
+from tests.engine import engine
+from tests.fakes.histories import History
+from tests.valkey import valkey
+
+TTL_S = 1_000
+SECOND = FIRST + 1
+ACCOUNTS = 20
+PAGE = 16
+LAYOUT = Layout(TTL_S)
+STEPS = ("deposit", "buy", "open", "close", "deposit")
+NAMES = count(1)
+
+
+class Quiet:
+    """Takes the progress. `at_step` is called with each step's number."""
+
+    def __init__(self, at_step: Callable[[int], object] = lambda _: None) -> None:
+        self.phases: list[str] = []
+        self._at_step = at_step
+        self._steps = count(1)
+
+    def phase(self, text: str, *, items: int | None = None) -> None:
+        self.phases.append(text)
+
+    def step(self, build: Build, items: int) -> None:
+        self._at_step(next(self._steps))
+
+
+class Interrupted(Exception):
+    """What an operator's Ctrl-C does to a building."""
+
+
+class Told(Generations):
+    """A process that knows at once of a change, as all do after the pause that these tests leave out."""
+
+    async def live(self) -> Live:
+        return await self.read()
+
+
+class Stage:
+    """A ledger with accounts, their views, and what a building needs."""
+
+    def __init__(self, cache: Cache, dynamo: Dynamo, histories: list[History]) -> None:
+        self.cache, self.dynamo, self.histories = cache, dynamo, histories
+        self.ledger = ParkingLedger(dynamo)
+        self.generations = Told(cache)
+        self.views = Views(cache, self.ledger, self.generations, ttl_s=TTL_S)
+        self.check = ViewCheck(cache, LAYOUT)
+        self.paused: list[float] = []
+
+    async def account(self, *steps: str, project: bool = True) -> History:
+        history = History(f"built_{next(NAMES):06d}").grow(steps or STEPS)
+        for entry, account in zip(history.entries, history.accounts[1:], strict=True):
+            await self._write(history, entry.version, account)
+        self.histories.append(history)
+        if project:
+            await self.project(history, *range(1, len(history.entries) + 1))
+        return history
+
+    async def more(self, history: History, *steps: str) -> None:
+        """Further decisions, stored and shown."""
+        first = len(history.entries) + 1
+        history.grow(steps)
+        for version in range(first, len(history.entries) + 1):
+            await self._write(history, version, history.accounts[version])
+            await self.project(history, version)
+
+    async def project(self, history: History, *versions: int) -> None:
+        results = [history.results[version - 1] for version in versions]
+        await self.views.put([Arrived(result, encode_result(result)) for result in results])
+
+    def parts(self, watcher: Quiet | None = None) -> Parts:
+        """Of a new operator."""
+
+        async def pause(seconds: float) -> None:
+            self.paused.append(seconds)
+
+        return Parts(
+            generations=Told(self.cache),
+            views=self.views,
+            check=self.check,
+            state=BuildState(self.cache),
+            account=self.ledger.account,
+            accounts=self._accounts,
+            replay=self._replay,
+            items_about=partial(items_about, self.dynamo),
+            watcher=watcher or Quiet(),
+            timer=lambda: 0.0,
+            pause=pause,
+        )
+
+    async def assert_built(self) -> None:
+        """Both generations have every account at its newest version."""
+        for history in self.histories:
+            compared = (await self.check.compare([history.username], FIRST, SECOND))[0]
+            assert (compared.other, compared.differs) == (len(history.entries), ()), history.username
+
+    async def _write(self, history: History, version: int, account: object) -> None:
+        entry = history.entries[version - 1]
+        order = entry.lines.order
+        replaces = {order.order_id: order.created_version} if order and order.created_version != version else {}
+        write = Write(version - 1, history.accounts[version], (entry,), (order,) if order else (), replaces)
+        assert await self.ledger.write([write]) == [Stored()]
+
+    async def _accounts(self, place: dict[str, str] | None) -> AsyncIterator[Part]:
+        async for page in account_pages(self.dynamo, place, page_items=PAGE):
+            yield Part(page.accounts, dict(page.place) if page.place else None, page.items, page.unreadable)
+
+    async def _replay(self, place: dict[str, str] | None) -> AsyncIterator[Part]:
+        for number, history in enumerate(self.histories[int((place or {"next": "0"})["next"]) :], 1):
+            await self.project(history, *range(1, len(history.entries) + 1))
+            yield Part([history.accounts[-1]], {"next": str(number)}, len(history.entries))
+        yield Part([], None, 0)
+
+
+@pytest.fixture(scope="module")
+async def machines(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[str, Dynamo, list[History]]]:
+    """The ledger, and what is in it, is that of all tests here; each begins with views of all of it."""
+    folder: Path = tmp_path_factory.mktemp("machines")
+    async with valkey(folder) as server, engine(folder) as dynamo:
+        yield server.url, dynamo, []
+
+
+@pytest.fixture
+async def stage(machines: tuple[str, Dynamo, list[History]]) -> AsyncIterator[Stage]:
+    url, dynamo, histories = machines
+    cache = Cache(url, client_name="tests")
+    await cache.client.flushdb()
+    stage = Stage(cache, dynamo, histories)
+    for history in histories:
+        await stage.project(history, *range(1, len(history.entries) + 1))
+    while len(histories) < ACCOUNTS:
+        await stage.account()
+    yield stage
+    await cache.stop()
+
+
+async def build(stage: Stage, watcher: Quiet | None = None, *, source: str = LEDGER, anew: bool = False) -> Build:
+    return await rebuild(stage.parts(watcher), source=source, per_s=1_000_000, anew=anew)
+
+
+@pytest.mark.parametrize("source", [LEDGER, RESULTS])
+async def test_a_generation_is_built_from_either_source(stage: Stage, source: str) -> None:
+    """Every account is in it at its version, the comparison finds nothing, and it is not read before the switch."""
+    built = await build(stage, source=source)
+    assert (built.generation, built.differ, built.failed) == (SECOND, {}, [])
+    assert built.checked >= ACCOUNTS
+    await stage.assert_built()
+    assert await stage.generations.read() == Live(FIRST, SECOND, "built")
+    assert stage.paused[0] == SETTLED_S
+
+
+async def test_what_is_decided_meanwhile_is_in_it(stage: Stage) -> None:
+    """Accounts that change, come up and lose their views while the building goes through them."""
+    tasks: list[asyncio.Task[object]] = []
+
+    def change(step: int) -> None:
+        if step > ACCOUNTS:
+            return
+        history = stage.histories[step % ACCOUNTS]
+        tasks.append(asyncio.create_task(stage.more(history, "deposit", "buy")))
+        tasks.append(asyncio.create_task(stage.account("deposit")))
+        tasks.append(asyncio.create_task(stage.cache.client.delete(*LAYOUT.keys(stage.histories[(step + 9) % ACCOUNTS].username, FIRST))))
+
+    built = await build(stage, Quiet(change))
+    await asyncio.gather(*tasks)
+    assert built.failed == []
+    for history in stage.histories:
+        await stage.views.account(history.username)
+    await stage.assert_built()
+
+
+@pytest.mark.parametrize("at", [1, 3, 12], ids=["at once", "in the middle", "while comparing"])
+async def test_an_interrupted_building_goes_on(stage: Stage, at: int) -> None:
+    """Broken off at any step, the next call goes on from there, and what was loaded is not loaded again."""
+
+    def break_off(step: int) -> None:
+        if step == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await build(stage, Quiet(break_off))
+    left = await BuildState(stage.cache).read()
+    assert left is not None
+    assert (await stage.generations.read()).state == "building"
+    await stage.more(stage.histories[0], "deposit")
+    built = await build(stage)
+    assert built.generation == left.generation == SECOND
+    assert built.items >= left.items or built.is_read
+    await stage.assert_built()
+
+
+async def test_a_building_is_begun_again_where_that_is_asked_for(stage: Stage) -> None:
+    """The same generation, from the first account on."""
+
+    def break_off(step: int) -> None:
+        if step == 5:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await build(stage, Quiet(break_off))
+    assert (await build(stage, anew=True)).generation == SECOND
+    await stage.assert_built()
+
+
+async def test_views_that_were_wrong_are_told(stage: Stage) -> None:
+    """Where the generation that is read shows something else, the account and its fields are named; the new one has what the ledger says."""
+    wrong = stage.histories[3]
+    account, _, _, rows = LAYOUT.keys(wrong.username, FIRST)
+    await stage.cache.client.hset(account, "cash:USD", '{"available":"7","held":"0","updated_at":"2026-11-25T00:00:00.000Z"}')
+    await stage.cache.client.lset(rows, 0, "{}")
+    built = await build(stage)
+    assert built.differ == {wrong.username: ["cash:USD", "tx"]}
+    await switch(stage.parts(), back=False)
+    assert (await stage.views.account(wrong.username)).value == wrong.accounts[-1]
+
+
+async def test_switched_and_rolled_back(stage: Stage) -> None:
+    """Both ways the readers go on seeing the newest versions; what is decided between is in both."""
+    await build(stage)
+    history = stage.histories[0]
+    assert await switch(stage.parts(), back=False) == Live(SECOND, FIRST, "kept")
+    await stage.more(history, "deposit")
+    assert (await stage.views.account(history.username)).version == len(history.entries)
+    assert await switch(stage.parts(), back=True) == Live(FIRST, SECOND, "kept")
+    assert (await stage.views.account(history.username)).version == len(history.entries)
+    assert await switch(stage.parts(), back=True) == Live(SECOND, FIRST, "kept")
+
+
+async def test_a_generation_that_is_given_up_leaves_nothing(stage: Stage) -> None:
+    """All its keys go, after every process has learned of it; the other one stays as it is, and the next one has another number."""
+    await build(stage)
+    await switch(stage.parts(), back=False)
+    generation, keys = await drop(stage.parts())
+    assert (generation, keys > ACCOUNTS) == (FIRST, True)
+    assert [key async for key in stage.cache.client.scan_iter(match="g1:*")] == []
+    assert await stage.generations.read() == Live(SECOND)
+    assert (await build(stage)).generation == SECOND + 1
+
+
+async def test_only_one_operator_at_a_time(stage: Stage) -> None:
+    """A second command is refused while the first one works."""
+    async with BuildState(stage.cache).alone():
+        for command in (build(stage), switch(stage.parts(), back=False), drop(stage.parts())):
+            with pytest.raises(Busy):
+                await command
+
+
+async def test_what_is_not_to_be_done_now(stage: Stage) -> None:
+    """Each refusal says what there is instead; nothing is changed by it."""
+    for command in (switch(stage.parts(), back=False), switch(stage.parts(), back=True), drop(stage.parts())):
+        with pytest.raises(NotNow):
+            await command
+    await build(stage)
+    for command in (build(stage), switch(stage.parts(), back=True)):
+        with pytest.raises(NotNow):
+            await command
+    await switch(stage.parts(), back=False)
+    for command in (build(stage), switch(stage.parts(), back=False)):
+        with pytest.raises(NotNow):
+            await command
+
+
+async def test_a_redis_that_lost_everything_ends_the_building(stage: Stage) -> None:
+    """The pointer is gone with the views: nothing is switched to a generation that nobody writes any more."""
+
+    def lose(step: int) -> None:
+        if step == 2:
+            lost.append(asyncio.create_task(stage.cache.client.flushdb()))
+
+    lost: list[asyncio.Task[object]] = []
+    with pytest.raises((NotNow, Busy)):
+        await build(stage, Quiet(lose))
+    assert (await stage.generations.read()).serving == FIRST
+
+
+async def test_the_rate_is_kept(stage: Stage) -> None:
+    """So many accounts a second on the whole, however fast they are loaded."""
+    await rebuild(stage.parts(), source=LEDGER, per_s=10, anew=False)
+    assert sum(stage.paused[1:]) >= (ACCOUNTS - 16) / 10
