@@ -1,6 +1,6 @@
 """A topic read by nobody's group: all its committed records from given places on, up to its end. For operators' tools and for warming."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -45,22 +45,23 @@ class Reader:
         """By partition, the offset behind the last committed record."""
         return {tp.partition: offset for tp, offset in (await self._consumer.end_offsets(self._partitions)).items()}
 
-    async def batches(self, places: Mapping[int, int]) -> AsyncGenerator[tuple[list[Inbound], dict[int, int]], None]:
-        """Records from each partition's place on, the beginning where none is given, each batch with the places behind it; ends when nothing is left.
+    async def batches(self, places: Mapping[int, int], until: Mapping[int, int]) -> AsyncIterator[tuple[list[Inbound], dict[int, int]]]:
+        """Records from each partition's place on, the beginning where none is given, each batch with the places behind it; all that lie before `until`.
 
         Records that cannot be read are passed over: every reader passes them over.
         """
         for tp, first in (await self._consumer.beginning_offsets(self._partitions)).items():
             self._consumer.seek(tp, max(first, places.get(tp.partition, first)))
         while True:
+            # Markers of transactions are passed over without a record: the position stands behind them.
+            places = {tp.partition: await self._consumer.position(tp) for tp in self._partitions}
+            if all(places[partition] >= end for partition, end in until.items()):
+                return
             fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
             records = [record for some in fetched.values() for record in some]
-            # Markers of transactions are passed over without a record: the position stands behind them.
             places = {tp.partition: await self._consumer.position(tp) for tp in self._partitions}
             if records:
                 yield [read for record in records if (read := _readable(record)) is not None], dict(places)
-            elif all(places[partition] >= end for partition, end in (await self.ends()).items()):
-                return
 
     async def _find(self) -> None:
         cluster = await self._consumer._client.fetch_all_metadata()  # noqa: SLF001 - the consumer has no public look at the cluster

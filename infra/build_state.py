@@ -27,7 +27,10 @@ class Busy(RuntimeError):
 
 
 class Build(BaseModel):
-    """Of one generation: where to go on, and what was done so far. `place` is the source's own; `items` are what the source counts."""
+    """Of one generation: where to go on, and what was done so far. `place` is the source's own; `items` are what the source counts.
+
+    `accounts` were loaded, or `shown` results shown again; then accounts were `checked`, and those `filled` in that were still missing.
+    """
 
     generation: int
     source: str
@@ -35,6 +38,7 @@ class Build(BaseModel):
     is_read: bool = False
     items: int = 0
     accounts: int = 0
+    shown: int = 0
     failed: list[str] = []
     checked: int = 0
     filled: int = 0

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from rich.table import Table
 
+from events.envelope import Inbound
 from events.reader import Reader
 from events.topics import RESULTS, BrokerError
 from infra.build_state import Build, BuildState, Busy
@@ -176,7 +177,7 @@ class _Bars:
 
     def step(self, build: Build, items: int) -> None:
         if self._bar:
-            self._bar.step(f"{build.accounts if not build.is_read else build.checked} accounts", by=items)
+            self._bar.step(f"{build.checked if build.is_read else build.accounts} accounts", by=items)
 
     def end(self) -> None:
         bar, self._bar = self._bar, None
@@ -252,19 +253,28 @@ async def _accounts(dynamo: Dynamo, place: dict[str, str] | None) -> AsyncIterat
 
 
 async def _replay(kafka: str, views: Views, place: dict[str, str] | None) -> AsyncIterator[Part]:
-    """Results from their places on are shown in every generation: the one that serves has them already."""
+    """Results from their places on are shown in every generation: the one that serves has them already.
+
+    Twice up to the end, as it is then. The first time every account comes into the new generation: from then on the projector puts each result into it.
+    What it could not put before lies before the second end.
+    """
+    places = {int(partition): int(offset) for partition, offset in (place or {}).items()}
     async with Reader(kafka, client_id="cnop-operator", topic=RESULTS) as reader:
-        async for records, places in reader.batches({int(partition): int(offset) for partition, offset in (place or {}).items()}):
-            arrived = []
-            for record in records:
-                try:
-                    arrived.append(Arrived(decode_result(record.envelope.value), record.envelope.value))
-                except UnreadableResult:
-                    continue  # it is among the dead letters, and in no view
-            await views.put(arrived)
-            names = dict.fromkeys(one.result.username for one in arrived)
-            yield Part([Account(name) for name in names], {str(partition): str(offset) for partition, offset in places.items()}, len(records))
+        for _ in range(2):
+            async for records, behind in reader.batches(places, await reader.ends()):
+                arrived = [one for record in records if (one := _arrived(record)) is not None]
+                await views.put(arrived)
+                places = behind
+                yield Part([], {str(partition): str(offset) for partition, offset in places.items()}, len(records))
     yield Part([], None, 0)
+
+
+def _arrived(record: Inbound) -> Arrived | None:
+    """None where it is not to be read: it is among the dead letters then, and in no view."""
+    try:
+        return Arrived(decode_result(record.envelope.value), record.envelope.value)
+    except UnreadableResult:
+        return None
 
 
 def _username(text: str) -> str:
@@ -274,7 +284,8 @@ def _username(text: str) -> str:
 
 
 def _progress(build: Build) -> str:
-    done = f"From the {build.source}: {build.accounts} accounts, {build.checked} compared, {build.filled} of them filled in then, {len(build.differ)} differ"
+    read = f"{build.shown} results shown again" if build.source == rebuilding.RESULTS else f"{build.accounts} accounts loaded"
+    done = f"{read}; {build.checked} accounts compared, {build.filled} of them filled in then, {len(build.differ)} differ"
     return done + (f", {len(build.failed)} could not be made: {', '.join(build.failed[:EXAMPLES_MAX])}." if build.failed else ".")
 
 

@@ -58,7 +58,7 @@ class Watcher(Protocol):
 class Parts:
     """What an operator's command works with.
 
-    `accounts` are the ledger's; `replay` shows results again, and gives those whose results were shown. `pause` sleeps for seconds, `timer` tells
+    `accounts` are the ledger's; `replay` shows results again, its parts have no accounts. `pause` sleeps for seconds, `timer` tells
     monotonic ones.
     """
 
@@ -170,7 +170,7 @@ class _Work:
             raise NotNow("The generations were changed by somebody else, or Redis has lost them: nothing was switched. Begin again.")
 
     async def _count(self, build: Build, part: Part) -> None:
-        build.accounts += len(part.accounts)
+        build.shown += part.items
 
     async def _load(self, build: Build, part: Part) -> None:
         missing = [account for account, compared in await self._compared(part) if compared.other is None]

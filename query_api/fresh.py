@@ -10,7 +10,8 @@ from litestar.params import Parameter
 from infra.cache import Shown, Views
 from infra.http import Caller, ProblemError
 from infra.position import ProjectionLag
-from query_api.tags import tagged
+from query_api.bodies import Bodies
+from query_api.tags import Body, body_of, tagged
 from schemas.instants import EPOCH
 from schemas.views import AsOf, OfAccount, read_consistency_token
 from schemas.views import consistency_token as token_of
@@ -18,9 +19,12 @@ from schemas.views import consistency_token as token_of
 T = TypeVar("T")
 
 CONSISTENCY_TOKEN: Final = "Consistency-Token"  # noqa: S105 - a header's name
-SATISFIED: Final = "Consistency-Satisfied"
-LAG: Final = "Projection-Lag-Ms"
-CACHE_STATUS: Final = "Cache-Status"
+_TOKEN: Final = CONSISTENCY_TOKEN.lower()
+_READ_HERE: Final = (_TOKEN.encode(), b"prefer", b"if-none-match")
+SATISFIED: Final = "consistency-satisfied"
+LAG: Final = "projection-lag-ms"
+CACHE_STATUS: Final = "cache-status"
+CACHE_CONTROL: Final = "cache-control"
 BYPASSED: Final = "cnop; fwd=bypass"
 """RFC 9211: the answer was not taken from the cache, which is away."""
 ONE_CALLERS: Final = "private, no-cache"
@@ -38,11 +42,12 @@ TagsHeader = Annotated[str | None, Parameter(header="If-None-Match", description
 class Asked:
     """Who reads, and the account version that the answer should show at least. `is_strict`: rather no answer than an older one.
 
-    `tags`: what the caller has already, as he says it. `lag` tells how far the views are behind.
+    `tags`: what the caller has already, as he says it. `lag` tells how far the views are behind, `bodies` remembers what was answered.
     """
 
     username: str
     lag: ProjectionLag
+    bodies: Bodies
     at_least: int | None = None
     is_strict: bool = False
     tags: str = ""
@@ -51,6 +56,8 @@ class Asked:
 def asked(
     request: Request[Caller, Any, Any],
     lag: ProjectionLag,
+    bodies: Bodies,
+    *,
     consistency_token: TokenHeader = None,
     prefer: PreferHeader = None,
     if_none_match: TagsHeader = None,
@@ -58,12 +65,23 @@ def asked(
     """What the headers of a read say. A 400 problem for a token that is malformed or another user's."""
     username, tags = request.user.username, if_none_match or ""
     if consistency_token is None:
-        return Asked(username, lag, tags=tags)
+        return Asked(username, lag, bodies, tags=tags)
     version = read_consistency_token(username, consistency_token)
     if version is None:
         raise ProblemError("invalid-header", f"Not a {CONSISTENCY_TOKEN} of yours.", pointer=f"#/header/{CONSISTENCY_TOKEN}")
     preferences = {part.strip().lower() for part in (prefer or "").split(",")}
-    return Asked(username, lag, version, "handling=strict" in preferences, tags)
+    return Asked(username, lag, bodies, version, "handling=strict" in preferences, tags)
+
+
+def asking(lag: ProjectionLag, bodies: Bodies) -> Callable[[Request[Caller, Any, Any]], Asked]:
+    """`asked` as a function of the request alone."""
+
+    def read(request: Request[Caller, Any, Any]) -> Asked:
+        told = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _READ_HERE}
+        token, prefer, tags = map(told.get, _READ_HERE)
+        return asked(request, lag, bodies, consistency_token=token, prefer=prefer, if_none_match=tags)
+
+    return read
 
 
 async def fresh(views: Views, by: Asked, read: Callable[[], Awaitable[Shown[T]]]) -> Shown[T]:
@@ -85,14 +103,35 @@ async def answer(by: Asked, shown: Shown[Any], body: OfAccount, as_of: AsOf | No
 
     `as_of`: the earlier version that the body shows, where that was asked for; the headers tell of the account as it is.
     """
-    body.as_of = as_of or AsOf(version=shown.version, at=shown.at if shown.at > EPOCH else None)
+    return await _told(by, shown, _encoded(body, as_of or _as_of(shown)))
+
+
+async def answer_again(by: Asked, shown: Shown[Any], of: str, basis: tuple[Any, ...], make: Callable[[], OfAccount]) -> Response[bytes]:
+    """`answer`, with the body made only where it is not the one of the caller's last read of this.
+
+    `of` names what is read, with its filters; `basis` is all that the body is made of beside the version that is shown.
+    """
+    body = by.bodies.of(by.username, of, (shown.version, shown.at, *basis), lambda: _encoded(make(), _as_of(shown)))
+    return await _told(by, shown, body)
+
+
+async def _told(by: Asked, shown: Shown[Any], body: Body) -> Response[bytes]:
     headers = await _headers(by, shown)
-    headers["Cache-Control"] = ONE_CALLERS
-    return tagged(body.model_dump_json().encode(), by.tags, headers)
+    headers[CACHE_CONTROL] = ONE_CALLERS
+    return tagged(body, by.tags, headers)
+
+
+def _encoded(body: OfAccount, as_of: AsOf) -> Body:
+    body.as_of = as_of
+    return body_of(body.model_dump_json().encode())
+
+
+def _as_of(shown: Shown[Any]) -> AsOf:
+    return AsOf(version=shown.version, at=shown.at if shown.at > EPOCH else None)
 
 
 async def _headers(by: Asked, shown: Shown[Any]) -> dict[str, str]:
-    headers = {CONSISTENCY_TOKEN: token_of(by.username, shown.version)}
+    headers = {_TOKEN: token_of(by.username, shown.version)}
     if by.at_least is not None:
         headers[SATISFIED] = "true" if shown.version >= by.at_least else "false"
     lag_ms = 0 if shown.is_current else await by.lag.ms(by.username)

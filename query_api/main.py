@@ -10,11 +10,13 @@ from litestar.di import Provide
 
 from infra import http_problems
 from infra.cache import Cache, Denylist, Views
+from infra.cache_policy import CachePolicy
 from infra.candles import BoundedCandles, CandleReads, CandleStore
+from infra.changes import Changes, ShownVersions
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.generations import Generations
-from infra.http import Auth, DoorApp, Health, ProblemError, Revocations, be, build_app
+from infra.http import Auth, Background, DoorApp, FromRequest, Given, Health, ProblemError, Revocations, be, build_app
 from infra.identity import IdentityStore
 from infra.ledger_bound import BoundedReads, TooManyReads
 from infra.market import MarketCache, MarketStore
@@ -23,12 +25,14 @@ from infra.position import ProjectionLag
 from infra.secrets import derive, read_secret
 from infra.settings import Settings
 from infra.tokens import TokenVerifier
-from query_api import assets, explain, history, orders, portfolio, portfolio_history, prices, profile, status
+from query_api import assets, explain, history, orders, portfolio, portfolio_history, prices, profile, status, stream
+from query_api.bodies import Bodies
 from query_api.cursors import KEY_PURPOSE as CURSOR_KEY
 from query_api.cursors import Cursors
-from query_api.fresh import asked
+from query_api.fresh import asked, asking
 from query_api.given import ProfileReads
 from query_api.status import CommandKey
+from query_api.stream_hub import Streams
 from query_api.time_travel import Past
 from schemas.commands import KEY_PURPOSE as COMMAND_KEY
 
@@ -45,6 +49,7 @@ ROUTES: Final = (
     *orders.ROUTES,
     *profile.ROUTES,
     *status.ROUTES,
+    *stream.ROUTES,
 )
 _PROBLEMS: Final[dict[type[Exception], tuple[str, str]]] = {
     DynamoUnavailable: ("unavailable", "The store does not answer now."),
@@ -66,18 +71,31 @@ def build(settings: Settings) -> DoorApp:
     dynamo = Dynamo(settings.dynamodb_url, settings.aws_region)
     cache = Cache(settings.redis_url, client_name=NAME)
     ledger = BoundedReads(ParkingLedger(dynamo))
+    generations = Generations(cache)
+    views = Views(cache, ledger, generations, ttl_s=settings.view_ttl_s)
+    market = MarketCache(cache, MarketStore(dynamo))
+    revocations = Denylist(cache, clock)
     sources = Sources(
         ledger=ledger,
-        views=Views(cache, ledger, Generations(cache), ttl_s=settings.view_ttl_s),
-        market=MarketCache(cache, MarketStore(dynamo)),
+        views=views,
+        market=market,
         candles=BoundedCandles(CandleStore(dynamo)),
         profiles=IdentityStore(dynamo),
-        revocations=Denylist(cache, clock),
+        revocations=revocations,
         lag=ProjectionLag(cache, clock),
+        streams=Streams(
+            views,
+            Changes(cache.client),
+            ShownVersions(cache, generations),
+            market=market,
+            revocations=revocations,
+            clock=clock,
+            listeners_max=settings.stream_listeners_max,
+        ),
     )
     health = Health()
     health.check("dynamodb", dynamo.ping)
-    health.check("redis", cache.ping)
+    health.check("redis", CachePolicy(cache).check)
     return assemble(settings, sources, clock, SystemIds(), health, lifespan=[_connected(dynamo, cache)])
 
 
@@ -92,19 +110,25 @@ class Sources:
     profiles: ProfileReads
     revocations: Revocations
     lag: ProjectionLag
+    streams: Streams
 
 
 def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, health: Health, *, lifespan: Sequence[Lifespan] = ()) -> DoorApp:
     """The door over given sources. With the denylist away a signed token in time is enough: nothing is changed on its word here."""
     secret = read_secret(settings.secret_file)
+    background = Background()
+    bodies = Bodies()
+    health.at_stop(sources.streams.stop)
     return build_app(
         NAME,
         [Router("/", route_handlers=ROUTES, exception_handlers=dict.fromkeys(_PROBLEMS, _told))],
         ids=ids,
         health=health,
+        background=background,
         auth=Auth(TokenVerifier.from_file(settings.jwt_public_key_file, clock), sources.revocations, fail_closed=False),
         dependencies=_provided(
-            by=asked,
+            bodies=_always(bodies),
+            by=FromRequest(asking(sources.lag, bodies), asked),
             candles=_always(sources.candles),
             clock=_always(clock),
             command_key=_always(CommandKey(derive(secret, COMMAND_KEY))),
@@ -114,10 +138,11 @@ def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, healt
             inventory=_always(assets.Inventory(sources.market)),
             ledger=_always(sources.ledger),
             market=_always(sources.market),
+            streams=_always(sources.streams),
             past=_always(Past(sources.ledger, sources.candles, clock)),
             views=_always(sources.views),
         ),
-        lifespan=lifespan,
+        lifespan=[*lifespan, _streaming(sources.streams, background)],
         title="cnop query API",
         description="Everything that is shown: balances, holdings, orders, history, the inventory.",
     )
@@ -135,13 +160,22 @@ def _connected(dynamo: Dynamo, cache: Cache) -> Lifespan:
     return connected
 
 
+def _streaming(streams: Streams, background: Background) -> Lifespan:
+    @asynccontextmanager
+    async def streaming(_app: Litestar) -> AsyncIterator[None]:
+        streams.start(background)
+        yield
+
+    return streaming
+
+
 def _told(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return http_problems.answer(request, ProblemError(*_PROBLEMS[type(error)]))
 
 
 def _provided(**providers: Callable[..., Any]) -> dict[str, Provide]:
-    return {name: Provide(provider, sync_to_thread=False) for name, provider in providers.items()}
+    return {name: provider if isinstance(provider, Provide) else Provide(provider, sync_to_thread=False) for name, provider in providers.items()}
 
 
-def _always(thing: object) -> Callable[[], Any]:
-    return lambda: thing
+def _always(thing: object) -> Given:
+    return Given(thing)

@@ -11,10 +11,11 @@ from infra.dynamo import DynamoUnavailable
 from infra.http import ProblemError
 from infra.market import MarketCache, MarketSnapshot
 from query_api.assets import parse_asset_id
-from query_api.fresh import Asked, answer, fresh
+from query_api.fresh import Asked, answer, answer_again, fresh
 from query_api.given import GivenClock
 from query_api.insights import MODEL, in_words
 from query_api.time_travel import AsOfQuery, GivenPast
+from schemas.ledger import Account
 from schemas.money import HOME_CURRENCY
 from schemas.rows import balance_view
 from schemas.statement import BalanceThen, PortfolioThen
@@ -35,7 +36,8 @@ async def balance(by: Asked, views: Views, past: GivenPast, as_of: AsOfQuery = N
     shown = await fresh(views, by, lambda: views.account(by.username))
     if as_of is not None:
         return await past.balance(by, shown, as_of)
-    return await answer(by, shown, balance_view(shown.value.cash.get(HOME_CURRENCY), shown.version, shown.value.status))
+    cash, status = shown.value.cash.get(HOME_CURRENCY), shown.value.status
+    return await answer_again(by, shown, "balance", (cash, status), lambda: balance_view(cash, shown.version, status))
 
 
 @get(
@@ -66,8 +68,7 @@ async def asset_balances(by: Asked, views: Views, market: MarketCache) -> Respon
     """All holdings that there ever were, by asset id."""
     shown = await fresh(views, by, lambda: views.account(by.username))
     now = await market_now(market)
-    rows = [asset_balance_of(asset_id, position, now.prices, now.by_id) for asset_id, position in sorted(shown.value.positions.items())]
-    return await answer(by, shown, AssetBalances(data=rows))
+    return await answer_again(by, shown, "holdings", (shown.value, now), lambda: _balances(shown.value, now))
 
 
 @get(
@@ -85,7 +86,7 @@ async def portfolio(by: Asked, views: Views, market: MarketCache, past: GivenPas
     now = await market_now(market)
     if as_of is not None:
         return await past.portfolio(by, shown, as_of, now)
-    return await answer(by, shown, portfolio_of(shown.value, now.prices, now.by_id))
+    return await answer_again(by, shown, "portfolio", (shown.value, now), lambda: portfolio_of(shown.value, now.prices, now.by_id))
 
 
 @get(
@@ -97,7 +98,8 @@ async def portfolio(by: Asked, views: Views, market: MarketCache, past: GivenPas
 async def summary(by: Asked, views: Views, market: MarketCache) -> Response[bytes]:
     """Cash, held cash, the holdings' value, and all of it. Holdings without a price are named and not counted."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    return await answer(by, shown, summary_of(shown.value, (await market_now(market)).prices))
+    now = await market_now(market)
+    return await answer_again(by, shown, "summary", (shown.value, now), lambda: summary_of(shown.value, now.prices))
 
 
 @get(
@@ -121,6 +123,10 @@ async def market_now(market: MarketCache) -> MarketSnapshot:
     except DynamoUnavailable as error:
         log.warning("portfolio without prices", error=str(error))
         return MarketSnapshot()
+
+
+def _balances(account: Account, now: MarketSnapshot) -> AssetBalances:
+    return AssetBalances(data=[asset_balance_of(asset_id, position, now.prices, now.by_id) for asset_id, position in sorted(account.positions.items())])
 
 
 ROUTES: Final[tuple[Any, ...]] = (balance, asset_balance, asset_balances, portfolio, summary, insights)

@@ -26,7 +26,7 @@ def transactions_of(entry: Entry | Result) -> list[Transaction]:
     return list(_transactions(entry))
 
 
-_TRANSACTION_TYPES: Final[dict[tuple[House, bool], TransactionType]] = {
+TRANSACTION_TYPES: Final[dict[tuple[House, bool], TransactionType]] = {
     ("world", True): "deposit",
     ("world", False): "withdraw",
     ("market", True): "order_sale",
@@ -44,7 +44,7 @@ def _transactions(entry: Entry | Result) -> Iterator[Transaction]:
     order = entry.lines.order
     for leg, other in pairs(entry.postings):
         if moves_cash(leg):
-            kind = _TRANSACTION_TYPES[other.account, leg.amount > ZERO]
+            kind = TRANSACTION_TYPES[other.account, leg.amount > ZERO]
             yield Transaction(
                 transaction_id=transaction_id(entry.request_id) + _SUFFIXES.get(kind, ""),
                 transaction_type=kind,

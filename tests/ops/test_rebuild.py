@@ -130,7 +130,7 @@ class Stage:
     async def _replay(self, place: dict[str, str] | None) -> AsyncIterator[Part]:
         for number, history in enumerate(self.histories[int((place or {"next": "0"})["next"]) :], 1):
             await self.project(history, *range(1, len(history.entries) + 1))
-            yield Part([history.accounts[-1]], {"next": str(number)}, len(history.entries))
+            yield Part([], {"next": str(number)}, len(history.entries))
         yield Part([], None, 0)
 
 

@@ -261,11 +261,15 @@ def refused(response: httpx.Response, status: int, code: str, *pointers: str) ->
     return body
 
 
+async def begun(system: System, *arguments: str) -> asyncio.subprocess.Process:
+    """A command against this system, begun, with pipes for what it says."""
+    home = ["--home", str(system.stack.home.path)]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "ops.main", *arguments, *home, cwd=ROOT, stdout=pipe, stderr=pipe)
+
+
 async def cnop(system: System, *arguments: str) -> tuple[int, str, str]:
     """Status, output and messages of a command against this system."""
-    home = ["--home", str(system.stack.home.path)]
-    argv = [sys.executable, "-m", "ops.main", *arguments, *home]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*argv, cwd=ROOT, stdout=pipe, stderr=pipe)
+    process = await begun(system, *arguments)
     out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
     return process.returncode or 0, out.decode(), err.decode()
