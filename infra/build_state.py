@@ -6,7 +6,6 @@ If they are lost the views are lost too, and a building begins anew.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from secrets import token_hex
 from typing import Final
 
 from pydantic import BaseModel
@@ -46,11 +45,11 @@ class Build(BaseModel):
 
 
 class BuildState:
-    """CacheUnavailable where Redis does not answer."""
+    """`operator` tells this command from every other. CacheUnavailable where Redis does not answer."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, operator: str) -> None:
         self._cache = cache
-        self._token = token_hex(8)
+        self._operator = operator
 
     async def read(self) -> Build | None:
         """The building that was begun last; None where there is none."""
@@ -60,7 +59,7 @@ class BuildState:
     async def write(self, build: Build) -> None:
         """Keep this, and the right to work. Busy where that was lost."""
         await self._cache.run("build", partial(self._cache.client.set, BUILD, build.model_dump_json()))
-        if not await self._cache.script(_KEEP, Call((OPERATOR,), (self._token, LOCK_S))):
+        if not await self._cache.script(_KEEP, Call((OPERATOR,), (self._operator, LOCK_S))):
             raise Busy("another operator's command has taken over")
 
     async def forget(self) -> None:
@@ -70,9 +69,9 @@ class BuildState:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Nobody else works on the generations inside of this. Busy where somebody does."""
-        if not await self._cache.run("build", partial(self._cache.client.set, OPERATOR, self._token, nx=True, ex=LOCK_S)):
+        if not await self._cache.run("build", partial(self._cache.client.set, OPERATOR, self._operator, nx=True, ex=LOCK_S)):
             raise Busy(f"another operator's command works on the generations, or was killed less than {LOCK_S} s ago")
         try:
             yield
         finally:
-            await self._cache.script(_LEAVE, Call((OPERATOR,), (self._token,)))
+            await self._cache.script(_LEAVE, Call((OPERATOR,), (self._operator,)))

@@ -18,6 +18,7 @@ from events.topics import RESULTS, BrokerError
 from infra.build_state import Build, BuildState, Busy
 from infra.cache import Arrived, Cache, CacheUnavailable, Views
 from infra.cache_guard import Layout
+from infra.clock import SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.generations import Conflict, Generations, Live
 from infra.ledger_accounts import account_pages, items_about
@@ -236,7 +237,7 @@ def parts_of(target: Target, cache: Cache, dynamo: Dynamo, watcher: rebuilding.W
         generations=generations,
         views=views,
         check=ViewCheck(cache, Layout(ttl_s)),
-        state=BuildState(cache),
+        state=BuildState(cache, SystemIds().new()),
         account=ledger.account,
         accounts=partial(_accounts, dynamo),
         replay=partial(_replay, target.kafka, views),

@@ -11,6 +11,7 @@ import pytest
 from infra.build_state import Build, BuildState, Busy
 from infra.cache import Arrived, Cache, Views
 from infra.cache_guard import Layout
+from infra.clock import SystemIds
 from infra.dynamo import Dynamo
 from infra.generations import FIRST, SETTLED_S, Generations, Live
 from infra.ledger import Stored, Write
@@ -100,7 +101,7 @@ class Stage:
             generations=Told(self.cache),
             views=self.views,
             check=self.check,
-            state=BuildState(self.cache),
+            state=BuildState(self.cache, SystemIds().new()),
             account=self.ledger.account,
             accounts=self._accounts,
             replay=self._replay,
@@ -201,7 +202,7 @@ async def test_an_interrupted_building_goes_on(stage: Stage, at: int) -> None:
 
     with pytest.raises(Interrupted):
         await build(stage, Quiet(break_off))
-    left = await BuildState(stage.cache).read()
+    left = await BuildState(stage.cache, "other").read()
     assert left is not None
     assert (await stage.generations.read()).state == "building"
     await stage.more(stage.histories[0], "deposit")
@@ -261,7 +262,7 @@ async def test_a_generation_that_is_given_up_leaves_nothing(stage: Stage) -> Non
 
 async def test_only_one_operator_at_a_time(stage: Stage) -> None:
     """A second command is refused while the first one works."""
-    async with BuildState(stage.cache).alone():
+    async with BuildState(stage.cache, "other").alone():
         for command in (build(stage), switch(stage.parts(), back=False), drop(stage.parts())):
             with pytest.raises(Busy):
                 await command
