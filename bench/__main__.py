@@ -14,6 +14,9 @@ from rich.console import Console
 
 from bench import bulk as bulk_runs
 from bench import growth as growths
+from bench import listeners as streams
+from bench import reads as views
+from bench import rebuild as rebuilds
 from bench import recovery as recoveries
 from bench.callers import CALLERS, Callers, told
 from bench.figures import around, show, write
@@ -67,6 +70,27 @@ def growth(requests: Requests = 100_000, home: Home = None) -> None:
 
 
 @app.command()
+def reads(seconds: Seconds = 10, entries: Annotated[int, typer.Option(help="Entries of the long history.", min=1_000)] = 100_000, home: Home = None) -> None:
+    """Reads beside a bare handler, cold and warm, and with a long history."""
+    with stage(home, say) as at:
+        show(_reads(at, seconds, entries), out)
+
+
+@app.command()
+def rebuild(accounts: Annotated[int, typer.Option(help="Accounts.", min=1_000)] = rebuilds.ACCOUNTS, home: Home = None) -> None:
+    """A generation of views built under load: interrupted, resumed, switched, rolled back."""
+    with stage(home, say) as at:
+        show(rebuilds.rebuilt(at, Callers(at, ensure(say)), say, accounts), out)
+
+
+@app.command()
+def listeners(count: Annotated[int, typer.Option(help="Streams.", min=1)] = streams.LISTENERS, home: Home = None) -> None:
+    """Thousands of open streams, idle and through a kill -9 of the projector."""
+    with stage(home, say) as at:
+        show(streams.listeners(at, Callers(at, ensure(say)), say, count), out)
+
+
+@app.command()
 def profile(
     requests: Requests = 40_000, accounts: Accounts = 2_000, top: Annotated[int, typer.Option(help="Functions to list.")] = FUNCTIONS, home: Home = None
 ) -> None:
@@ -110,6 +134,10 @@ def _everything(*, quick: bool, slots: int) -> Iterator[dict[str, Any]]:
         yield _callers(at, seconds)
         yield _recovery(at, kills)
         yield _entries(at, requests)
+        yield _reads(at, seconds, requests)
+        yield streams.listeners(at, Callers(at, ensure(say)), say)
+    with stage(None, say) as at:
+        yield rebuilds.rebuilt(at, Callers(at, ensure(say)), say, rebuilds.ACCOUNTS // 10 if quick else rebuilds.ACCOUNTS)
     with stage(None, say, processes=(SETTLEMENT, "projector")) as at:
         yield bulk_runs.with_projector(at, 2 * work, 2_000, 1)
 
@@ -124,6 +152,11 @@ def _callers(at: Stage, seconds: float) -> dict[str, Any]:
         **told(people.on_one_account(seconds), "hot_interactive"),
         "reads": people.reads(seconds / 3),
     }
+
+
+def _reads(at: Stage, seconds: float, entries: int) -> dict[str, Any]:
+    people = Callers(at, ensure(say))
+    return {**views.reads(at, people, seconds, say), **views.long_history(at, people, entries, seconds / 2, say)}
 
 
 def _recovery(at: Stage, kills: int) -> dict[str, Any]:

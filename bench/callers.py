@@ -45,7 +45,7 @@ class Callers:
 
     def trading(self, seconds: float) -> Run:
         """Many callers: half of the users deposit, half buy at the market."""
-        buyers = [self._funded() for _ in range(USERS // 2)]
+        buyers = [self.funded() for _ in range(USERS // 2)]
         buy = json.dumps({"asset_id": self._asset(buyers[0]), "order_type": "market_buy", "quantity": "0.001"})
         each = CALLERS // USERS
         jobs = [Job(f"{self.url}/orders", token, each, buy) for token in buyers]
@@ -61,7 +61,7 @@ class Callers:
 
     def reads(self, seconds: float) -> dict[str, dict[str, float]]:
         """Each kind of read by many callers, without a Consistency-Token and with one that is satisfied."""
-        tokens = [self._funded(orders=3) for _ in range(USERS)]
+        tokens = [self.funded(orders=3) for _ in range(USERS)]
         told = {}
         for name, path in READS.items():
             seen = [self.get(token, path) for token in tokens]
@@ -86,6 +86,14 @@ class Callers:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         return self._sent(httpx.post(self.url + path, content=body, headers=headers, timeout=TIMEOUT_S))
 
+    def funded(self, orders: int = 0) -> str:
+        """A token of a new user who has cash, and has bought so many times."""
+        token = self.token()
+        self.post(token, "/balance/deposit", FUNDS)
+        for _ in range(orders):
+            self.post(token, "/orders", json.dumps({"asset_id": self._asset(token), "order_type": "market_buy", "quantity": "0.001"}))
+        return token
+
     def _sent(self, answer: httpx.Response) -> httpx.Response:
         if answer.is_error:
             raise NotMeasured(f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}")
@@ -94,13 +102,6 @@ class Callers:
     def _warmed(self, jobs: list[Job], seconds: float) -> Run:
         self.generator.run(jobs, WARM_UP_S)
         return self.generator.run(jobs, seconds)
-
-    def _funded(self, orders: int = 0) -> str:
-        token = self.token()
-        self.post(token, "/balance/deposit", FUNDS)
-        for _ in range(orders):
-            self.post(token, "/orders", json.dumps({"asset_id": self._asset(token), "order_type": "market_buy", "quantity": "0.001"}))
-        return token
 
     def _asset(self, token: str) -> str:
         """The first asset of the inventory."""

@@ -49,6 +49,11 @@ GOALS: Final[Mapping[str, Goal]] = {
     "growth_entries_ratio": Goal(most=1.2),
     "growth_single_ratio": Goal(most=1.2),
     "growth_history_ratio": Goal(most=1.2),
+    "portfolio_per_s": Goal(least=2_000),
+    "portfolio_p99_ms": Goal(most=40),
+    "read_ratio": Goal(least=0.7),
+    "history_100k_ratio": Goal(least=0.9),
+    "stream_listeners": Goal(least=2_000),
 }
 """The figures of a whole run that every results file has. A ratio of growth is the cost with much history over the cost with little."""
 

@@ -28,6 +28,11 @@ class Stage:
         self.addresses = stack.addresses
 
     @property
+    def home(self) -> Path:
+        """Its folder: what commands take as --home."""
+        return self._stack.home.path
+
+    @property
     def settlements(self) -> tuple[str, ...]:
         """Names of settlement's slots, whether they run or not."""
         return (SETTLEMENT, *(name for name in SPARES if name.startswith(SETTLEMENT)))

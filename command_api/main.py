@@ -23,6 +23,7 @@ from events.lag import Lag
 from events.topics import REQUESTS, SETTLEMENT
 from infra import http_problems
 from infra.cache import Cache, CacheUnavailable, Denylist, Views
+from infra.cache_policy import CachePolicy
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.generations import Generations
@@ -176,7 +177,7 @@ def _health(machines: Machines) -> Health:
     health = Health()
     health.check("kafka", kafka)
     health.check("dynamodb", machines.dynamo.ping)
-    health.check("redis", machines.cache.ping)
+    health.check("redis", CachePolicy(machines.cache).check)
     return health
 
 

@@ -35,6 +35,7 @@ from infra.cache_guard import (
 from infra.denylist import Denylist
 from infra.generations import Generations
 from infra.ledger import LedgerReads
+from infra.remembered import Remembered
 from schemas.ledger import Account, Order
 from schemas.results import Result
 from schemas.rows import transactions_of
@@ -158,6 +159,8 @@ class Views:
         self._ledger = ledger
         self._generations = generations
         self._layout = Layout(ttl_s)
+        self._accounts: Remembered[dict[bytes, bytes], Account | None] = Remembered(_weight_of_fields)
+        self._pages: Remembered[list[Any], Page[Any] | None] = Remembered(_weight_of_page)
         self._flights: dict[str, asyncio.Task[Snapshot]] = {}
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
 
@@ -174,7 +177,7 @@ class Views:
     async def account(self, username: str) -> Shown[Account]:
         """Balances, positions and counters."""
         try:
-            account = read_account(username, await self._fields(username))
+            account = self._read_account(username, await self._fields(username))
         except CacheUnavailable:
             account = await self._ledger.account(username)
             return _shown("account", "bypass", account, account)
@@ -292,9 +295,12 @@ class Views:
     async def _keys(self, username: str) -> tuple[str, str, str, str]:
         return self._layout.keys(username, (await self._generations.live()).serving)
 
+    def _read_account(self, username: str, fields: dict[bytes, bytes]) -> Account | None:
+        return self._accounts.of(username, fields, lambda: read_account(username, fields))
+
     async def _fields(self, username: str) -> dict[bytes, bytes]:
         key, *_ = await self._keys(username)
-        return cast("dict[bytes, bytes]", await self._cache.run("view account", lambda: self._cache.client.hgetall(key)))  # the client does not decode
+        return cast("dict[bytes, bytes]", await self._cache.ask("HGETALL", key))  # the client does not decode
 
     async def _version(self, username: str) -> int | None:
         key, *_ = await self._keys(username)
@@ -304,7 +310,8 @@ class Views:
     async def _page(self, username: str, script: Script, argument: str | int, read: Callable[[bytes], R]) -> Page[R] | Snapshot | None:
         """The list from Redis, or the loaded view where Redis has none, or None while Redis is away."""
         try:
-            page = read_page(username, await self._cache.script(script, Call(await self._keys(username), (argument,))), read)
+            told = await self._cache.ask_script(script, Call(await self._keys(username), (argument,)))
+            page = self._pages.of((username, script.name, argument), told, lambda: read_page(username, told, read))
         except CacheUnavailable:
             return None
         except _UNREADABLE as error:
@@ -321,13 +328,14 @@ class Views:
 
     def _flight(self, username: str) -> asyncio.Task[Snapshot]:
         flight = self._flights.get(username)
-        if flight is None:
+        if flight is None or flight.done():  # what has ended, and has not been told so yet, is older than this call
             flight = self._flights[username] = asyncio.create_task(self._fill(username), name=f"load {username}")
             flight.add_done_callback(partial(self._landed, username))
         return flight
 
     def _landed(self, username: str, flight: asyncio.Task[Snapshot]) -> None:
-        del self._flights[username]
+        if self._flights.get(username) is flight:
+            del self._flights[username]
         if not flight.cancelled() and (error := flight.exception()):
             log.warning("view not loaded", username=username, error=str(error))  # told to those who wait; they may all have gone
 
@@ -359,6 +367,14 @@ class Views:
             self._ledger.entries(username, before=before, limit=ROWS_HELD_MAX) if counted.transactions else _nothing(),
         )
         return Snapshot(account, orders, [row for entry in entries for row in transactions_of(entry)][:ROWS_HELD_MAX])
+
+
+def _weight_of_fields(fields: dict[bytes, bytes], _account: Account | None) -> int:
+    return sum(map(len, fields)) + sum(map(len, fields.values()))
+
+
+def _weight_of_page(told: list[Any], _page: Page[Any] | None) -> int:
+    return sum(len(row) for row in told[-1] if row)
 
 
 async def _nothing() -> list[Any]:

@@ -2,38 +2,54 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from typing import Any, Final, TypeVar
 
 from prometheus_client import Counter, Histogram
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.asyncio import Redis
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ClusterError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.tracing import span
+from infra.cache_address import CONNECTION_WAIT_S, connect, is_cluster
 
 T = TypeVar("T")
 
 CONNECTIONS_MAX: Final = 32
-CONNECTION_WAIT_S: Final = 1.0
-"""How long a call may wait for a free connection of the pool."""
 CONNECT_S: Final = 0.5
 ANSWER_S: Final = 1.0
-RETRIES_MAX: Final = 1
-"""Repetitions inside one call, for a connection that died while it was idle. Whoever can wait longer repeats knowingly."""
-RETRY_WAIT_S_MAX: Final = 0.1
 REST_S: Final = 0.5
 """After a failure calls are refused at once for this long: a server that is away must not cost every reader a timeout."""
 PIPELINE_MAX: Final = 256
-"""Script calls in one pipeline."""
+"""Script calls, or reads, in one pipeline."""
 
-_AWAY: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError, OSError, TimeoutError)
+_UNREACHED: Final = (RedisConnectionError, RedisTimeoutError, ClusterDownError)
+"""What a cluster's pipeline gives as the answer of a call whose node is gone, or has no partner that takes over yet."""
+_AWAY: Final = (
+    *_UNREACHED,
+    BusyLoadingError,
+    ClusterError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    OSError,
+    TimeoutError,
+)
 
 CALL_S: Final = Histogram("cnop_redis_seconds", "Redis calls", ["operation"], buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 3))
 FAULTS: Final = Counter("cnop_redis_faults_total", "Redis calls that failed for a passing reason", ["operation", "cause"])
@@ -60,32 +76,19 @@ class Call:
     args: tuple[str | bytes | int, ...]
 
 
-class _TellsItsEnd:
-    """A connection that was reset while it lay idle says so, as the client expects it: uvloop raises RuntimeError where one writes to it."""
-
-    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
-        try:
-            await super()._send_packed_command(command)  # type: ignore[misc] # of the client's own class
-        except RuntimeError as error:
-            raise ConnectionResetError(str(error)) from error
+_Command = tuple[str | bytes | int, ...]
 
 
 class Cache:
     """A pool of connections; nothing is connected before the first call. `client` is the raw client, for those who subscribe."""
 
     def __init__(self, url: str, *, client_name: str, connections_max: int = CONNECTIONS_MAX) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections_max,
-            timeout=CONNECTION_WAIT_S,
-            socket_connect_timeout=CONNECT_S,
-            socket_timeout=ANSWER_S,
-            client_name=client_name,
-            retry=Retry(ExponentialBackoff(cap=RETRY_WAIT_S_MAX, base=RETRY_WAIT_S_MAX / 4), RETRIES_MAX),
-        )
-        pool.connection_class = type("Connection", (_TellsItsEnd, pool.connection_class), {})
-        self.client: Redis = Redis.from_pool(pool)
+        self.client: Redis = connect(url, client_name=client_name, connections_max=connections_max, connect_s=CONNECT_S, answer_s=ANSWER_S)
+        self._turns = asyncio.Semaphore(connections_max) if is_cluster(self.client) else None
         self._rests_until = 0.0
+        self._asked: deque[tuple[_Command, asyncio.Future[Any]]] = deque()
+        """As long as there are calls: each of them ends with its reader."""
+        self._asking: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
         """Close all connections."""
@@ -103,6 +106,24 @@ class Cache:
             raise CacheUnavailable(f"{operation}: away a moment ago")
         return await self._measured(operation, call)
 
+    async def ask(self, *command: str | bytes | int) -> Any:
+        """Read by one command, in one round trip with what else is asked meanwhile: a round trip costs more than all else about a read.
+
+        It is sent after the call: what was written before the call is seen. Who stops waiting disturbs nobody else. CacheUnavailable as of `run`.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked.append((command, answer))
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._send_asked(), name="redis reads", context=Context())  # of no one request
+        return await answer
+
+    async def ask_script(self, script: Script, call: Call) -> Any:
+        """Read by a script that changes nothing, in one round trip with what else is asked. See `ask`."""
+        try:
+            return await self.ask("EVALSHA", script.digest, len(call.keys), *call.keys, *call.args)
+        except NoScriptError:
+            return await self.script(script, call)
+
     async def script(self, script: Script, call: Call) -> Any:
         """Run a script once; its answer. The server is given the text where it does not have it."""
         return (await self.scripts(script, [call]))[0]
@@ -118,11 +139,38 @@ class Cache:
             answers += await self.run(script.name, partial(self._evaluate, script, some))
         return answers
 
+    async def _send_asked(self) -> None:
+        """Send what is asked until nothing is. A failure of the whole is that of all the calls it was for."""
+        while self._asked:
+            some = [self._asked.popleft() for _ in range(min(len(self._asked), PIPELINE_MAX))]
+            try:
+                told = await self.run("reads", partial(self._read, [command for command, _ in some]))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+                told = [error] * len(some)
+            for (_, answer), one in zip(some, told, strict=True):
+                if not answer.done():
+                    _resolve(answer, one)
+
+    async def _read(self, commands: Sequence[_Command]) -> list[Any]:
+        if len(commands) == 1:
+            return [await self._read_one(commands[0])]
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        return [await self._read_one(command) if isinstance(answer, _UNREACHED) else answer for command, answer in zip(commands, answers, strict=True)]
+
+    async def _read_one(self, command: _Command) -> Any:
+        try:
+            return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]  # of the client
+        except NoScriptError as error:
+            return error
+
     async def _measured(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         started = time.perf_counter()
         with span(f"redis {operation}"):
             try:
-                return await call()
+                return await (call() if self._turns is None else self._in_turn(self._turns, call))
             except _AWAY as error:
                 raise self._away(operation, error) from error
             finally:
@@ -143,9 +191,33 @@ class Cache:
             for call in calls:
                 pipeline.evalsha(script.digest, len(call.keys), *call.keys, *call.args)
             answers: list[Any] = await pipeline.execute(raise_on_error=False)
-            return answers
+        # The client looks for the node that took over where a single call fails; where a pipeline does, it does not.
+        return [await self._once(script, call) if isinstance(answer, _UNREACHED) else answer for call, answer in zip(calls, answers, strict=True)]
+
+    async def _once(self, script: Script, call: Call) -> Any:
+        try:
+            return await self.client.evalsha(script.digest, len(call.keys), *call.keys, *call.args)
+        except NoScriptError as error:
+            return error
+
+    async def _in_turn(self, turns: asyncio.Semaphore, call: Callable[[], Awaitable[T]]) -> T:
+        """One of `connections_max` calls at once, where the client itself does not wait for a free connection."""
+        async with asyncio.timeout(CONNECTION_WAIT_S):
+            await turns.acquire()
+        try:
+            return await call()
+        finally:
+            turns.release()
 
     def _away(self, operation: str, error: Exception) -> CacheUnavailable:
         FAULTS.labels(operation, type(error).__name__).inc()
-        self._rests_until = asyncio.get_running_loop().time() + REST_S
+        if not isinstance(error, OutOfMemoryError):  # a server that is full still answers what does not need memory
+            self._rests_until = asyncio.get_running_loop().time() + REST_S
         return CacheUnavailable(f"{operation}: {type(error).__name__}: {error}")
+
+
+def _resolve(answer: asyncio.Future[Any], told: Any) -> None:
+    if isinstance(told, Exception):
+        answer.set_exception(told)
+    else:
+        answer.set_result(told)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from litestar.datastructures import Headers
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -93,7 +92,7 @@ def is_public(scope: Scope) -> bool:
 
 
 def _bearer(scope: Scope) -> str:
-    values = Headers.from_scope(scope).getall("authorization", [])
+    values = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
     if not values:
         raise ProblemError("unauthorized", "The Authorization header is missing.")
     scheme, _, token = values[0].partition(" ")

@@ -6,6 +6,7 @@ It stands outside of routing, so that a 404 or a 500 gets all of it as well.
 import asyncio
 import re
 import time
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -26,6 +27,8 @@ API: Final = "/api/v1"
 """Where the routes of every door are."""
 EXTRA_HEADERS: Final = "extra_headers"
 """Key in the request's state: headers that the answer gets whatever becomes of the request, for guards."""
+BODILESS: Final = "bodiless"
+"""Key in the request's state: whether nobody reads the body (HEAD), for an answer that would not end by itself."""
 UNMATCHED: Final = "unmatched"
 _READ_HERE: Final = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Headers; the server hands over all names in lower case (ASGI)."""
@@ -52,8 +55,9 @@ class Edge:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ_HERE}
         request_id = _accepted(headers.get(b"x-request-id")) or self._ids.new()
         inner = _as_get(scope)
-        inner.setdefault("state", {})[REQUEST_ID] = request_id
-        answer = _Answer(inner, send, request_id, bodiless=scope.get("method") == "HEAD")
+        bodiless = scope.get("method") == "HEAD"
+        inner.setdefault("state", {}).update({REQUEST_ID: request_id, BODILESS: bodiless})
+        answer = _Answer(inner, send, request_id, bodiless=bodiless)
         started = time.perf_counter()
         before = structlog.contextvars.bind_contextvars(request_id=request_id, username=None)
         try:
@@ -141,11 +145,17 @@ def _route(scope: Scope) -> str:
 def _record(scope: Scope, method: Any, status: int, seconds: float) -> None:
     route = _route(scope)
     name = method if method in _METHODS else "OTHER"
-    REQUEST_S.labels(name, route, f"{status // 100}xx" if status else "none").observe(seconds)
+    _measure(name, route, f"{status // 100}xx" if status else "none").observe(seconds)
     if route not in ADMIN_PATHS:
         caller = scope.get("user")
         known = {"username": caller.username if caller else None, "code": scope["state"].get(PROBLEM_CODE)}
         log.info("request", method=name, route=route, status=status, ms=round(seconds * 1000, 1), **{key: value for key, value in known.items() if value})
+
+
+@cache
+def _measure(method: str, route: str, status: str) -> Histogram:
+    """The series of some labels: there are as many as routes, methods and classes of statuses make."""
+    return REQUEST_S.labels(method, route, status)
 
 
 def _describe(opened: Span, method: str, route: str, status: int) -> None:

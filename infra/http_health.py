@@ -26,6 +26,8 @@ Check = Callable[[], Awaitable[object]]
 """Asks a dependency. Returns when it answers, raises when it does not; what it returns does not count."""
 Probe = Callable[[], bool]
 """Tells at once, without waiting, whether a part of this process lives."""
+AtStop = Callable[[], None]
+"""Ends what would otherwise not end by itself. It does not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Health:
         self._timeout_s = timeout_s
         self._checks: dict[str, Check] = {}
         self._probes: dict[str, Probe] = {}
+        self._at_stop: list[AtStop] = []
         self._stopping = False
         self._asked_at = float("-inf")
         self._report = Report({})
@@ -64,9 +67,15 @@ class Health:
         """Alive only while this is true."""
         self._probes[name] = probe
 
+    def at_stop(self, end: AtStop) -> None:
+        """Call this when the process begins to stop."""
+        self._at_stop.append(end)
+
     def stop(self) -> None:
         """Not ready from now on, so that no new work is sent here while the last of it is finished."""
         self._stopping = True
+        for end in self._at_stop:
+            end()
 
     def live(self) -> Report:
         """Whether every part of this process lives."""
@@ -104,6 +113,12 @@ class JointHealth(Health):
     def __init__(self, parts: Mapping[str, Health]) -> None:
         super().__init__()
         self._parts = parts
+
+    def stop(self) -> None:
+        """Stop all."""
+        super().stop()
+        for part in self._parts.values():
+            part.stop()
 
     def live(self) -> Report:
         """The states of all, and the own ones."""

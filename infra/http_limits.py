@@ -18,8 +18,10 @@ from limits.errors import StorageError
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from prometheus_client import Counter
-from redis.asyncio import ConnectionPool
+from redis.asyncio import Redis
+from redis.exceptions import RedisClusterException
 
+from infra.cache_address import connect
 from infra.http_edge import EXTRA_HEADERS
 from infra.http_problems import ProblemError
 
@@ -28,6 +30,7 @@ KeyOf = Callable[[Connection], str]
 Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 
 COUNT_WAIT_S: Final = 0.5
+COUNTS_AT_ONCE: Final = 32
 KEY_PREFIX: Final = "limits"
 IPV6_PREFIX: Final = 64
 """One customer of an IPv6 network has at least this net to himself."""
@@ -45,19 +48,26 @@ class Policy:
     window_s: int = 60
 
 
+class _Counts(RedisStorage):
+    """Counts through a client that is there: the library would make its own of an address."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        super().__init__("async+redis://", wrap_exceptions=True, implementation="redispy", key_prefix=KEY_PREFIX)
+
+    def configure_bridge(self) -> None:
+        """Called by the library while it is made."""
+        bridge: Any = self.bridge
+        bridge.storage = self._client
+        bridge.connection_getter = lambda _readonly: self._client
+
+
 class RateLimiter:
     """Counts requests. Connects at the first use; `aclose` disconnects."""
 
     def __init__(self, redis_url: str) -> None:
-        self._pool = ConnectionPool.from_url(redis_url, socket_timeout=COUNT_WAIT_S, socket_connect_timeout=COUNT_WAIT_S)
-        storage = RedisStorage(
-            f"async+{redis_url}",
-            wrap_exceptions=True,
-            implementation="redispy",
-            key_prefix=KEY_PREFIX,
-            connection_pool=self._pool,  # type: ignore[arg-type]  # annotated too narrowly, and documented
-        )
-        self._windows = MovingWindowRateLimiter(storage)
+        self._client = connect(redis_url, client_name="limits", connections_max=COUNTS_AT_ONCE, connect_s=COUNT_WAIT_S, answer_s=COUNT_WAIT_S)
+        self._windows = MovingWindowRateLimiter(_Counts(self._client))
 
     def guard(self, policy: Policy, key_of: KeyOf) -> Guard:
         """A Litestar guard: counts each request of a route before its body is read; ProblemError 429 over the quota."""
@@ -74,7 +84,7 @@ class RateLimiter:
             async with asyncio.timeout(COUNT_WAIT_S):
                 allowed = await self._windows.hit(item, key)
                 window = await self._windows.get_window_stats(item, key)
-        except (StorageError, OSError, TimeoutError):
+        except (StorageError, RedisClusterException, OSError, TimeoutError):
             UNCOUNTED.labels(policy.name).inc()
             return
         wait_s = max(1, math.ceil(window.reset_time - time.time()))
@@ -89,7 +99,7 @@ class RateLimiter:
 
     async def aclose(self) -> None:
         """Disconnect."""
-        await self._pool.aclose()
+        await self._client.aclose()
 
 
 def by_address(trusted_proxies: int) -> KeyOf:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import math
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -21,6 +22,10 @@ log = structlog.get_logger()
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 30
+UNREAD_S: Final = 30
+"""A connection whose other side takes nothing of what was sent to it, or is gone without a word, is cut after this time."""
+FILES_MAX: Final = 65_536
+"""Open files, which are connections for the most part, that a door allows itself, where the system lets it."""
 DRAIN_SHARE: Final = 0.5
 """Part of the time for stopping that running requests get; the rest is for closing connections to machines."""
 
@@ -80,6 +85,7 @@ async def serve(app: App, host: str, port: int, stop: asyncio.Event, shutdown_s:
     The port is bound first and everything the app needs opened next; port 0 takes a free one, which is logged. PortTaken where it cannot
     be bound; BackgroundFailed where one of the app's background tasks ended; what the app's lifespan raises comes through.
     """
+    _make_room()
     with contextlib.closing(listen(host, port)) as listener:
         async with contextlib.AsyncExitStack() as opened:
             if await _open(app, opened, stop):
@@ -97,7 +103,17 @@ def listen(host: str, port: int) -> socket.socket:
         raise PortTaken(f"port {port} on {host} {reason}; set CNOP_PORT (a door) or CNOP_ADMIN_PORT (a processor) to a free one") from error
     # Accepted connections inherit it. Without it an answer of two segments waits 40 ms for the client's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_S * 1000)
     return listener
+
+
+def _make_room() -> None:
+    """Each open stream is a connection, and many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _open(app: App, opened: contextlib.AsyncExitStack, stop: asyncio.Event) -> bool:

@@ -36,8 +36,9 @@ ACTIONS_MAX: Final = 100
 TRANSACTION_ATTEMPTS_MAX: Final = 3
 SEQUENCE_DIGITS: Final = 20
 
-ASSETS_KEY: Final = "market:assets"
-PRICES_KEY: Final = "market:prices"
+ASSETS_KEY: Final = "{market}:assets"
+PRICES_KEY: Final = "{market}:prices"
+"""Both have one hash tag: they are read and filled together, so a cluster has to keep them together."""
 COMPLETE: Final = "#complete"
 """Field of both hashes that says: what the table had is in here. Without it Redis may hold only what the projector saw since a loss."""
 

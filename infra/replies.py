@@ -12,22 +12,13 @@ from typing import Final
 import structlog
 from prometheus_client import Counter, Gauge
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
 
+from infra.subscription import Subscription
 from schemas.results import Result, UnreadableResult, decode_result
 
 log = structlog.get_logger()
 
 CHANNEL_PREFIX: Final = "reply:"
-CONFIRM_S: Final = 5.0
-"""Bound of one subscription, until the server has confirmed it."""
-LOOK_S: Final = 2.0
-"""After this much silence the server is asked for a sign of life."""
-SILENT_LOOKS_MAX: Final = 3
-"""So many unanswered looks in a row count as a lost connection."""
-RETRY_S: Final = 0.05
-RETRY_S_MAX: Final = 2.0
 
 REPLIES: Final = Counter("cnop_replies_total", "Replies that came to this door, by what became of them", ["outcome"])
 WAITING: Final = Gauge("cnop_waiters", "Callers waiting for an outcome")
@@ -71,17 +62,20 @@ class Replies:
     """
 
     def __init__(self, redis: Redis, instance: str, *, waiters_max: int) -> None:
-        self.channel = CHANNEL_PREFIX + instance
-        self._redis = redis
+        self._subscription = Subscription(redis, CHANNEL_PREFIX + instance, self._hand_out, self._lost)
         self._waiters_max = waiters_max
         self._waiting = 0
         self._waiters: dict[str, set[Waiter]] = {}
-        self._pubsub: PubSub | None = None
+
+    @property
+    def channel(self) -> str:
+        """The channel to name in a request."""
+        return self._subscription.channel
 
     @property
     def connected(self) -> bool:
         """Whether the subscription stands, as far as is known. Without it an outcome is found in the ledger only."""
-        return self._pubsub is not None
+        return self._subscription.connected
 
     @property
     def waiting(self) -> int:
@@ -90,23 +84,11 @@ class Replies:
 
     async def start(self) -> None:
         """Subscribe once. RedisError, OSError or TimeoutError where that fails."""
-        self._pubsub = await self._subscribe()
+        await self._subscription.start()
 
     async def run(self) -> None:
         """Hand out replies until cancelled."""
-        try:
-            while True:
-                pubsub = self._pubsub or await self._subscribe_again()
-                try:
-                    await self._listen(pubsub)
-                except (RedisError, OSError) as error:
-                    log.warning("replies lost, subscribing again", error=str(error) or type(error).__name__)
-                self._pubsub = None
-                await _close(pubsub)
-        finally:
-            if self._pubsub:
-                await _close(self._pubsub)
-                self._pubsub = None
+        await self._subscription.run()
 
     @contextlib.contextmanager
     def expect(self, request_id: str) -> Iterator[Waiter]:
@@ -129,58 +111,16 @@ class Replies:
         self._waiting += change
         WAITING.set(self._waiting)
 
-    async def _subscribe(self) -> PubSub:
-        pubsub = self._redis.pubsub()
-        try:
-            async with asyncio.timeout(CONFIRM_S):
-                await pubsub.subscribe(self.channel)
-                while True:
-                    message = await pubsub.get_message(timeout=CONFIRM_S)
-                    if message and message["type"] == "subscribe":
-                        return pubsub
-        except BaseException:
-            await _close(pubsub)
-            raise
-
-    async def _subscribe_again(self) -> PubSub:
-        pause_s = RETRY_S
-        while True:
-            try:
-                pubsub = await self._subscribe()
-            except (RedisError, OSError):  # TimeoutError is an OSError
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, RETRY_S_MAX)
-            else:
-                self._pubsub = pubsub
-                self._lost()
-                return pubsub
-
-    def _lost(self) -> None:
+    def _lost(self, _channel: str) -> None:
         """Replies may have gone nowhere meanwhile."""
         RECONNECTS.inc()
-        log.info("replies subscribed again", waiting=self._waiting)
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.wake()
 
-    async def _listen(self, pubsub: PubSub) -> None:
-        silent = 0
-        while silent < SILENT_LOOKS_MAX:
-            message = await pubsub.get_message(timeout=LOOK_S)
-            if message is None:
-                silent += 1
-                await pubsub.ping()
-                continue
-            silent = 0
-            if message["type"] == "message":
-                self._hand_out(message["data"])
-            elif message["type"] == "subscribe":
-                self._lost()  # the client library has reconnected by itself
-        raise ConnectionError(f"no sign of life for {SILENT_LOOKS_MAX * LOOK_S} s")
-
-    def _hand_out(self, data: bytes | str) -> None:
+    def _hand_out(self, _channel: str, data: bytes) -> None:
         try:
-            result = decode_result(data.encode() if isinstance(data, str) else data)
+            result = decode_result(data)
         except UnreadableResult as error:
             REPLIES.labels("unreadable").inc()
             log.warning("unreadable reply", error=str(error))
@@ -189,8 +129,3 @@ class Replies:
         REPLIES.labels("handed-out" if waiters else "late").inc()
         for waiter in waiters:
             waiter.tell(result)
-
-
-async def _close(pubsub: PubSub) -> None:
-    with contextlib.suppress(RedisError, OSError):
-        await pubsub.aclose()  # type: ignore[no-untyped-call] # redis-py has no annotation there

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     login_attempts_per_minute: int = Field(default=10, ge=1, description="Logins per client address and username")
     trusted_proxies: int = Field(default=0, ge=0, description="Reverse proxies in front that append to X-Forwarded-For")
 
+    # The read door.
+    stream_listeners_max: int = Field(default=10_000, ge=1, description="Open streams of one door; one more is refused with 503")
+
     # The market.
     market_interval_s: float = Field(default=60.0, gt=0, description="Time between published prices")
     market_source: Literal["fixed", "simulated", "replayed"] = Field(default="fixed", description="Where prices come from")
@@ -74,3 +77,4 @@ class Settings(BaseSettings):
 
     # Projections.
     view_ttl_s: int = Field(default=7 * 86_400, ge=60)
+    warm_accounts_max: int = Field(default=10_000, ge=0, description="Accounts, active last, whose views a starting projector makes sure of; 0: none")

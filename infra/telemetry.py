@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ FRAMES_MAX: Final = 30
 CAUSES_MAX: Final = 5
 ERROR_TEXT_MAX: Final = 500
 _PLAIN: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_NON_STR_KEYS
+_LEVELS: Final = {"warn": "warning", "exception": "error"}
+"""Names of methods that are not the name of their level."""
 _SECRET_FIELDS: Final = frozenset({"password", "token", "access_token", "refresh_token", "authorization", "secret", "private_key", "body", "cookie"})
 
 
@@ -65,9 +68,9 @@ def _configure_logs(service_name: str, level: str) -> None:
     ]
     renderer = structlog.processors.JSONRenderer(serializer=_json)
     structlog.configure(
-        processors=[structlog.processors.add_log_level, *shared, renderer],
+        processors=[structlog.contextvars.merge_contextvars, _rendered(_ordered(service_name))],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -82,12 +85,29 @@ def _configure_logs(service_name: str, level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
+def _rendered(ordered: structlog.types.Processor) -> Callable[[Any, str, Event], bytes]:
+    """All that is to be done with a line of our own, in one step: every request writes one, and a chain of small steps costs three times as much."""
+
+    def rendered(logger: Any, method: str, event: Event) -> bytes:
+        event["level"] = _LEVELS.get(method, method)
+        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        if "exc_info" in event:
+            event = _explained(logger, method, event)
+        return _json_bytes(ordered(logger, method, _blanked(logger, method, event)))
+
+    return rendered
+
+
 def _json(event: Event, **_given: Any) -> str:
+    return _json_bytes(event).decode()
+
+
+def _json_bytes(event: Any) -> bytes:
     """One line. What the fast writer does not take, such as half of a surrogate pair or a very large number, the slow one writes."""
     try:
-        return orjson.dumps(event, default=str, option=_PLAIN).decode()
+        return orjson.dumps(event, default=str, option=_PLAIN)
     except orjson.JSONEncodeError:
-        return json.dumps(event, default=str)
+        return json.dumps(event, default=str).encode()
 
 
 class Repeats(logging.Filter):

@@ -20,6 +20,7 @@ from events.subscriber import Subscriber
 from infra.asset_file import load_asset_file
 from infra.cache import Views
 from infra.cache_client import Cache, CacheUnavailable
+from infra.cache_policy import CachePolicy
 from infra.candles import CandleStore
 from infra.clock import SystemClock, SystemIds, pause
 from infra.dynamo import Dynamo, DynamoUnavailable
@@ -35,7 +36,7 @@ from infra.position import Position
 from infra.price_files import load_price_files
 from infra.process import Background
 from infra.settings import Settings
-from processors import market, projector, settlement, triggers
+from processors import market, projector, settlement, triggers, warming
 from processors.prices import ReplayedPrices, SimulatedPrices
 
 log = structlog.get_logger()
@@ -111,7 +112,9 @@ async def _projector(settings: Settings, health: Health, background: Background)
         await _reading("projector", subscriber, health, background)
         position = Position(cache, SystemClock(), partial(subscriber.behind, topics.RESULTS))
         background.start("position", position.tell_again_and_again())
-        health.check("redis", cache.ping)
+        warmed = warming.warm_and_wait(views, lambda: subscriber.assigned, settings.kafka, accounts_max=settings.warm_accounts_max)
+        background.start("warming", warmed)
+        health.check("redis", CachePolicy(cache).check)
         health.check("dynamodb", dynamo.ping)
         try:
             yield

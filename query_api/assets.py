@@ -15,7 +15,7 @@ from litestar.params import Parameter
 
 from infra.http import PUBLIC, ProblemError
 from infra.market import MarketCache, MarketSnapshot
-from query_api.tags import tagged
+from query_api.tags import body_of, tagged
 from schemas.instants import day_of
 from schemas.market import Asset, Figures, PriceChanged
 from schemas.money import share_down
@@ -110,7 +110,7 @@ def parse_asset_id(text: str) -> str:
 
 def answer(request: Request[Any, Any, Any], body: bytes) -> Response[bytes]:
     """A public answer."""
-    return tagged(body, request.headers.get("if-none-match", ""))
+    return tagged(body_of(body), request.headers.get("if-none-match", ""))
 
 
 def _page(rows: Iterable[_Row], total: int, active: int) -> bytes:

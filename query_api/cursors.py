@@ -73,6 +73,10 @@ class Cursors:
             raise _invalid("The cursor has expired; begin the list again.")
         return Place(version, row)
 
+    def hour(self) -> int:
+        """The running hour. A cursor that was made in it and is given out again is good for `LIFETIME` less an hour at least."""
+        return int(self._clock.now().timestamp()) // 3600
+
     def _mac(self, of: List, packed: bytes) -> bytes:
         return hmac.digest(self._key, packed + of.spelled(), "sha256")[:_MAC_BYTES]
 

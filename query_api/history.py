@@ -12,7 +12,7 @@ from infra.ledger import LedgerReads
 from infra.market import MarketCache
 from query_api.assets import parse_asset_id
 from query_api.cursors import Cursors, List, Place
-from query_api.fresh import Asked, answer, fresh
+from query_api.fresh import Asked, answer, answer_again, fresh
 from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect, cut
 from schemas.ledger import Entry
@@ -32,8 +32,14 @@ async def transactions(*, by: Asked, views: Views, ledger: GivenLedger, cursors:
     after = cursors.read(of, cursor)
     shown = await fresh(views, by, lambda: _transactions(views, ledger, by.username, after, limit))
     page, total = shown.value
-    body = TransactionPage(transactions=page.rows, total_count=total, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest))
-    return await answer(by, shown, body)
+
+    def body() -> TransactionPage:
+        next_cursor = page.rest and cursors.make(of, page.rest)
+        return TransactionPage(transactions=page.rows, total_count=total, has_more=page.rest is not None, next_cursor=next_cursor)
+
+    if after is not None:
+        return await answer(by, shown, body())
+    return await answer_again(by, shown, f"transactions {limit}", (page, total, cursors.hour()), body)
 
 
 @get(

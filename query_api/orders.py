@@ -12,13 +12,13 @@ from infra.cache import ORDERS_HELD_MAX, Shown, Views
 from infra.http import ProblemError
 from infra.ledger import LedgerReads
 from query_api.cursors import Cursors, List, Place
-from query_api.fresh import Asked, answer, fresh
+from query_api.fresh import Asked, answer, answer_again, fresh
 from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect
 from schemas.ledger import Order, OrderStatus
 from schemas.requests import ORDER_ID_ASKED_PATTERN, OrderType
 from schemas.rows import order_detail, order_view
-from schemas.views import OrderDetailAnswer, OrderPage, OrderView
+from schemas.views import OrderDetailAnswer, OrderPage
 
 FILTERED_COUNT: Final = ORDERS_HELD_MAX
 """Orders fetched at once where a filter may leave few of them."""
@@ -36,10 +36,10 @@ class Filter:
     order_type: OrderType | None
     status: OrderStatus | None
 
-    def rows(self, order: Order) -> list[OrderView]:
-        """The order's row, if it is wanted."""
+    def rows(self, order: Order) -> list[Order]:
+        """The order, if it is wanted."""
         pairs = ((self.asset_id, order.asset_id), (self.order_type, order.order_type), (self.status, order.status))
-        return [order_view(order)] if all(wanted in {None, found} for wanted, found in pairs) else []
+        return [order] if all(wanted in {None, found} for wanted, found in pairs) else []
 
     def names(self) -> dict[str, str | None]:
         """The parts of it, for a cursor."""
@@ -65,7 +65,13 @@ async def list_orders(
     after = cursors.read(of, cursor)
     shown = await fresh(views, by, lambda: _page(views, ledger, by.username, wanted, after=after, limit=limit))
     page = shown.value
-    return await answer(by, shown, OrderPage(data=page.rows, has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest)))
+
+    def body() -> OrderPage:
+        return OrderPage(data=list(map(order_view, page.rows)), has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest))
+
+    if after is not None:
+        return await answer(by, shown, body())
+    return await answer_again(by, shown, f"orders {wanted} {limit}", (page, cursors.hour()), body)
 
 
 @get(
@@ -85,7 +91,7 @@ async def get_order(order_id: Annotated[str, Parameter(pattern=ORDER_ID_ASKED_PA
 ROUTES: Final[tuple[Any, ...]] = (list_orders, get_order)
 
 
-async def _page(views: Views, ledger: LedgerReads, username: str, wanted: Filter, *, after: Place | None, limit: int) -> Shown[Page[OrderView]]:
+async def _page(views: Views, ledger: LedgerReads, username: str, wanted: Filter, *, after: Place | None, limit: int) -> Shown[Page[Order]]:
     """From the recent orders as far as they reach, then from the ledger, whose rows are at least as new as the version told."""
     count = limit + 1 if wanted == Filter(None, None, None) else FILTERED_COUNT
     recent = await views.orders(username, count if after is None else 1)

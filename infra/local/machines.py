@@ -33,9 +33,9 @@ class Addresses:
     pids: Mapping[str, int] = field(default_factory=dict)
 
     def port(self, name: str) -> int:
-        """The port of a process or machine (of an external Kafka the first server's); 0 where it has none."""
-        url = {"kafka": f"//{self.kafka.split(',')[0]}", "dynamodb": self.dynamodb_url, "valkey": self.redis_url, "origin": self.origin_url}.get(name)
-        return self.admin_ports.get(name, 0) if url is None else urlsplit(url).port or 0
+        """The port of a process or machine (of an external Kafka or cluster of Redis the first server's); 0 where it has none."""
+        url = {"kafka": f"//{self.kafka}", "dynamodb": self.dynamodb_url, "valkey": self.redis_url, "origin": self.origin_url}.get(name)
+        return self.admin_ports.get(name, 0) if url is None else urlsplit(url.split(",")[0]).port or 0
 
 
 @dataclass(frozen=True)

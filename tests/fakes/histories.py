@@ -76,10 +76,10 @@ class History:
                 lines, postings = _trade(order, cash, position, replace(counters, orders=counters.orders + 1), at)
             case "open":
                 order = self._order(version, at, "limit_buy", asset, "open")
-                lines, postings = _held(order, cash, replace(counters, orders=counters.orders + 1), order.held, at)
+                lines, postings = _held(order, cash, replace(counters, orders=counters.orders + 1, open_orders=counters.open_orders + 1), order.held, at)
             case "close" | "fill" if oldest := next((one for one in reversed(self.orders()) if one.status == "open"), None):
                 order = replace(oldest, status="cancelled", held=Decimal(0), reason="requested", updated_at=at, updated_version=version)
-                lines, postings = _held(order, cash, counters, -oldest.held, at)
+                lines, postings = _held(order, cash, replace(counters, open_orders=counters.open_orders - 1), -oldest.held, at)
                 if step == "fill":
                     order = replace(order, status="completed", reason=None, **FILLED)  # type: ignore[arg-type]
                     position = before.positions.get(order.asset_id, Position(created_at=at))

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 
 from infra.cache import Arrived, Cache, Denylist, Views
+from infra.changes import Changes, ShownVersions
 from infra.clock import SystemIds
 from infra.dynamo import DynamoUnavailable
 from infra.generations import Generations
-from infra.http import Health
+from infra.http import DoorApp, Health
 from infra.local import keys
 from infra.market import MarketCache
 from infra.position import ProjectionLag
@@ -23,6 +24,7 @@ from infra.secrets import derive, read_secret
 from infra.settings import Settings
 from infra.tokens import TokenSigner
 from query_api.main import Sources, assemble
+from query_api.stream_hub import HEARTBEAT_S, Streams
 from schemas.commands import KEY_PURPOSE, command_id
 from schemas.identity import Profile
 from schemas.market import Asset, PriceChanged
@@ -93,6 +95,7 @@ class ReadDoor:
     signer: TokenSigner
     secret: bytes
     candles: MemoryCandles
+    app: DoorApp
 
     def user(self, *steps: Step) -> History:
         """A user with a history that is settled and not yet shown."""
@@ -123,23 +126,28 @@ class ReadDoor:
 
 
 @asynccontextmanager
-async def read_door(redis_url: str, folder: Path) -> AsyncIterator[ReadDoor]:
-    """A door that answers."""
+async def read_door(redis_url: str, folder: Path, *, listeners_max: int = 100, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[ReadDoor]:
+    """A door that answers. Its lifespan is not begun: streams tell no changes until it is."""
     files = {"jwt_private_key_file": folder / "private.pem", "jwt_public_key_file": folder / "public.pem", "secret_file": folder / "secret"}
     keys.ensure(files["jwt_private_key_file"], files["jwt_public_key_file"], files["secret_file"])
     settings = Settings(redis_url=redis_url, **files)
     clock, cache, reads, market, profiles = FakeClock(), Cache(redis_url, client_name="test"), AwayReads({}), MemoryMarket(), Profiles()
     await cache.client.flushdb()
     candles = MemoryCandles()
-    views, denylist = Views(cache, reads, Generations(cache), ttl_s=1_000), Denylist(cache, clock)
-    sources = Sources(reads, views, MarketCache(cache, market, memory_s=0), candles, profiles, denylist, ProjectionLag(cache, clock, memory_s=0))
+    generations = Generations(cache)
+    views, denylist = Views(cache, reads, generations, ttl_s=1_000), Denylist(cache, clock)
+    shown, lag = MarketCache(cache, market, memory_s=0), ProjectionLag(cache, clock, memory_s=0)
+    changes, versions = Changes(cache.client), ShownVersions(cache, generations)
+    bounds: dict[str, Any] = {"listeners_max": listeners_max, "heartbeat_s": heartbeat_s}
+    streams = Streams(views, changes, versions, market=shown, revocations=denylist, clock=clock, **bounds)
+    sources = Sources(reads, views, shown, candles, profiles, denylist, lag, streams)
     health = Health()
     health.check("redis", cache.ping)
     app = assemble(settings, sources, clock, SystemIds(), health)
     signer = TokenSigner.from_file(settings.jwt_private_key_file, clock, SystemIds())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/api/v1") as client:
-        yield ReadDoor(client, cache, views, reads, market, profiles, denylist, clock, signer, read_secret(settings.secret_file), candles)
+        yield ReadDoor(client, cache, views, reads, market, profiles, denylist, clock, signer, read_secret(settings.secret_file), candles, app)
     await cache.stop()
 
 

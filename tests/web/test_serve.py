@@ -12,7 +12,7 @@ import pytest
 from litestar import get, post
 
 from infra.http import PUBLIC, Background, BackgroundFailed, Health, PortTaken, build_app, serve
-from infra.http_serve import listen
+from infra.http_serve import UNREAD_S, listen
 from tests.fakes.clock import FakeIds
 from tests.waiting import eventually
 from tests.web.toy import DEADLINE_S, free_port, until_answering
@@ -102,6 +102,15 @@ def test_no_delay() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+def test_a_reader_that_takes_nothing_is_cut() -> None:
+    """Accepted connections have a bound on how long what was sent may stay untaken."""
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNREAD_S * 1000
 
 
 async def test_graceful() -> None:
