@@ -11,7 +11,7 @@ from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -51,8 +51,11 @@ def span(
     that leaves the block marks the span as failed.
     """
     at_edge = kind in (SpanKind.SERVER, SpanKind.CONSUMER)
-    parent = _parent(traceparent, tracestate, Context() if at_edge else get_current())
-    opened = _TRACER.start_span(name, parent, kind, attributes)
+    if not traceparent and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        # Nothing records in this process: what a tracer would have to be asked for is known.
+        opened = INVALID_SPAN if at_edge else trace.get_current_span()
+    else:
+        opened = _TRACER.start_span(name, _parent(traceparent, tracestate, Context() if at_edge else get_current()), kind, attributes)
     if opened.is_recording():
         with trace.use_span(opened, end_on_exit=True):
             yield opened

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import structlog
@@ -382,8 +382,13 @@ async def _nothing() -> list[Any]:
 
 
 def _shown(view: str, source: str, value: T, seen: "Account | Page[Any]") -> Shown[T]:
-    READS.labels(view, source).inc()
+    _reads(view, source).inc()
     return Shown(value, seen.version, seen.at, is_current=source != "view", bypassed=source == "bypass")
+
+
+@cache
+def _reads(view: str, source: str) -> Counter:
+    return READS.labels(view, source)
 
 
 def _source(page: Page[R] | Snapshot | None) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
@@ -41,6 +41,8 @@ EXAMPLES_MAX: Final = 10
 DIFFERENT: Final = 3
 """Exit status of a rebuild that is complete and shows other figures than what is read now."""
 INTERRUPTED: Final = 130
+CANCEL_S: Final = 0.5
+"""How long what is under way may take to end."""
 
 app = typer.Typer(help="The account views in Redis: look at them, build them anew, switch.", add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -207,12 +209,19 @@ def _run(url: str, home: Any, work: Callable[[Parts, Cache], Awaitable[T]]) -> T
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _interruptible(work: Awaitable[T]) -> T:
+async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
     """Ended in good order by Ctrl-C and SIGTERM."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.create_task(work)
+    told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, told.set)
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    while not task.done() and told.is_set():
+        task.cancel()  # again and again: a library that cancels its own waits may take one cancel for its own
+        await asyncio.wait({task}, timeout=CANCEL_S)
+    waiting.cancel()
     return await task
 
 
