@@ -35,7 +35,7 @@ from infra.cache_guard import (
 from infra.denylist import Denylist
 from infra.generations import Generations
 from infra.ledger import LedgerReads
-from infra.remembered import Remembered
+from infra.remembered import Remembered, bytes_in
 from schemas.ledger import Account, Order
 from schemas.results import Result
 from schemas.rows import transactions_of
@@ -159,8 +159,8 @@ class Views:
         self._ledger = ledger
         self._generations = generations
         self._layout = Layout(ttl_s)
-        self._accounts: Remembered[dict[bytes, bytes], Account | None] = Remembered(_weight_of_fields)
-        self._pages: Remembered[list[Any], Page[Any] | None] = Remembered(_weight_of_page)
+        self._accounts: Remembered[dict[bytes, bytes], Account | None] = Remembered(lambda fields, _: bytes_in(fields, fields.values()))
+        self._pages: Remembered[list[Any], Page[Any] | None] = Remembered(lambda told, _: bytes_in(told[-1]))
         self._flights: dict[str, asyncio.Task[Snapshot]] = {}
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
 
@@ -367,14 +367,6 @@ class Views:
             self._ledger.entries(username, before=before, limit=ROWS_HELD_MAX) if counted.transactions else _nothing(),
         )
         return Snapshot(account, orders, [row for entry in entries for row in transactions_of(entry)][:ROWS_HELD_MAX])
-
-
-def _weight_of_fields(fields: dict[bytes, bytes], _account: Account | None) -> int:
-    return sum(map(len, fields)) + sum(map(len, fields.values()))
-
-
-def _weight_of_page(told: list[Any], _page: Page[Any] | None) -> int:
-    return sum(len(row) for row in told[-1] if row)
 
 
 async def _nothing() -> list[Any]:

@@ -5,7 +5,7 @@ that basis: what is saved is the making, never the reading.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final, Generic, TypeVar
 
 B = TypeVar("B")
@@ -46,3 +46,8 @@ class Remembered(Generic[B, V]):
         self._made.move_to_end(key)
         while self._weight > self._weight_max:
             self._weight -= self._made.popitem(last=False)[1][2]
+
+
+def bytes_in(*groups: Iterable[bytes | None]) -> int:
+    """How many bytes some answers of Redis have."""
+    return sum(len(part) for group in groups for part in group if part)

@@ -9,7 +9,6 @@ import json
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
@@ -59,16 +58,17 @@ def _nothing() -> None:
 
 
 def _configure_logs(service_name: str, level: str) -> None:
+    stamped = structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp")
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        stamped,
         _explained,
         _blanked,
         _ordered(service_name),
     ]
     renderer = structlog.processors.JSONRenderer(serializer=_json)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _rendered(_ordered(service_name))],
+        processors=[structlog.contextvars.merge_contextvars, _rendered(stamped, _ordered(service_name))],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
@@ -85,12 +85,12 @@ def _configure_logs(service_name: str, level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _rendered(ordered: structlog.types.Processor) -> Callable[[Any, str, Event], bytes]:
+def _rendered(stamped: structlog.types.Processor, ordered: structlog.types.Processor) -> Callable[[Any, str, Event], bytes]:
     """All that is to be done with a line of our own, in one step: every request writes one, and a chain of small steps costs three times as much."""
 
     def rendered(logger: Any, method: str, event: Event) -> bytes:
         event["level"] = _LEVELS.get(method, method)
-        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        stamped(logger, method, event)
         if "exc_info" in event:
             event = _explained(logger, method, event)
         return _json_bytes(ordered(logger, method, _blanked(logger, method, event)))
@@ -146,22 +146,24 @@ def _with_logger_name(_logger: Any, _method: str, event: Event) -> Event:
 
 def _ordered(service_name: str) -> structlog.types.Processor:
     def ordered(_logger: Any, _method: str, event: Event) -> Event:
+        pop = event.pop
         line = {
-            "timestamp": event.pop("timestamp"),
-            "level": event.pop("level"),
+            "timestamp": pop("timestamp"),
+            "level": pop("level"),
             "service_name": service_name,
-            "request_id": event.pop("request_id", None),
-            "username": event.pop("username", None),
-            "message": event.pop("event", ""),
+            "request_id": pop("request_id", None),
+            "username": pop("username", None),
+            "message": pop("event", ""),
         }
-        return {**line, **event}
+        line.update(event)
+        return line
 
     return ordered
 
 
 def _blanked(_logger: Any, _method: str, event: Event) -> Event:
-    for key in _SECRET_FIELDS.intersection(event):
-        event[key] = "[blanked]"
+    if not _SECRET_FIELDS.isdisjoint(event):
+        event.update(dict.fromkeys(_SECRET_FIELDS.intersection(event), "[blanked]"))
     return event
 
 
