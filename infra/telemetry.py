@@ -5,6 +5,7 @@ username are bound to the running task (`structlog.contextvars`), so code that l
 bodies do not go into logs: fields with such names are blanked, and errors are told without the input that caused them.
 """
 
+import atexit
 import json
 import logging
 import sys
@@ -17,6 +18,7 @@ import structlog
 from opentelemetry import trace
 from pydantic import ValidationError
 
+from infra.log_lines import Lines
 from infra.settings import Settings
 
 Event = MutableMapping[str, Any]
@@ -42,10 +44,16 @@ class TelemetryMissing(RuntimeError):
 def configure(service_name: str, settings: Settings) -> Callable[[], None]:
     """Set up logs and, where `otlp_endpoint` is set, traces. Once per process, before anything logs.
 
-    Returns what flushes the last spans; call it when the process ends. TelemetryMissing where the extra `telemetry` is needed and missing.
+    Returns what flushes the last lines and spans; call it when the process ends. TelemetryMissing where the extra `telemetry` is needed and missing.
     """
-    _configure_logs(service_name, settings.log_level)
-    return _install_tracing(service_name, settings.otlp_endpoint) if settings.otlp_endpoint else _nothing
+    lines = _configure_logs(service_name, settings.log_level)
+    flush_spans = _install_tracing(service_name, settings.otlp_endpoint) if settings.otlp_endpoint else _nothing
+
+    def flush() -> None:
+        flush_spans()
+        lines.flush()
+
+    return flush
 
 
 def bind(*, request_id: str | None = None, username: str | None = None) -> None:
@@ -57,7 +65,9 @@ def _nothing() -> None:
     pass
 
 
-def _configure_logs(service_name: str, level: str) -> None:
+def _configure_logs(service_name: str, level: str) -> Lines:
+    lines = Lines(sys.stdout.buffer)
+    atexit.register(lines.flush)
     stamped = structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp")
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -70,7 +80,7 @@ def _configure_logs(service_name: str, level: str) -> None:
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, _rendered(stamped, _ordered(service_name))],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -83,6 +93,7 @@ def _configure_logs(service_name: str, level: str) -> None:
     handler.addFilter(Repeats())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
+    return lines
 
 
 def _rendered(stamped: structlog.types.Processor, ordered: structlog.types.Processor) -> Callable[[Any, str, Event], bytes]:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
@@ -312,6 +313,8 @@ class CommandView(BaseModel):
     detail: str | None = None
 
 
+TAGS_MAX: Final = 10_000
+"""Users whose tag is kept in memory."""
 CONSISTENCY_PATTERN: Final = r"^v1\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{8})$"
 
 
@@ -326,5 +329,6 @@ def read_consistency_token(username: str, token: str) -> int | None:
     return int(match[1]) if match and match[2] == _user_tag(username) else None
 
 
+@lru_cache(maxsize=TAGS_MAX)
 def _user_tag(username: str) -> str:
     return hashlib.sha256(username.encode()).hexdigest()[:8]

@@ -1,0 +1,74 @@
+"""Log lines on their way out: together, in order, and none that tells of trouble late."""
+
+import asyncio
+import io
+import threading
+
+from infra.log_lines import BYTES_MAX, Lines
+from tests.waiting import eventually
+
+
+class Out(io.BytesIO):
+    """Counts writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.writes += 1
+        return super().write(data)
+
+
+async def test_lines_of_one_moment_are_written_together() -> None:
+    """In their order, a line each, by one write, and without anybody asking for it."""
+    out = Out()
+    lines = Lines(out)
+    for number in range(5):
+        lines.info(b"%d" % number)
+    assert out.writes == 0
+    await eventually(lambda: out.getvalue() == b"0\n1\n2\n3\n4\n", within_s=5)
+    assert out.writes == 1
+
+
+async def test_trouble_is_told_at_once_and_in_its_place() -> None:
+    """A warning or an error is written when it is said, with what was said before it."""
+    out = Out()
+    lines = Lines(out)
+    lines.info(b"before")
+    lines.warning(b"trouble")
+    assert out.getvalue() == b"before\ntrouble\n"
+    lines.info(b"after")
+    lines.exception(b"more")
+    assert out.getvalue() == b"before\ntrouble\nafter\nmore\n"
+
+
+async def test_waiting_lines_are_bounded() -> None:
+    """Many of them are written before their time."""
+    out = Out()
+    lines = Lines(out)
+    lines.info(b"x" * BYTES_MAX)
+    assert len(out.getvalue()) == BYTES_MAX + 1
+
+
+def test_without_an_event_loop_nothing_waits() -> None:
+    """A thread's line, or one of a process that is beginning or ending, is written when it is said."""
+    out = Out()
+    lines = Lines(out)
+    lines.info(b"main")
+    thread = threading.Thread(target=lines.info, args=(b"thread",))
+    thread.start()
+    thread.join()
+    assert out.getvalue() == b"main\nthread\n"
+
+
+async def test_the_last_lines_are_not_lost() -> None:
+    """`flush` writes what waits; again there is nothing more to write."""
+    out = Out()
+    lines = Lines(out)
+    lines.info(b"last")
+    lines.flush()
+    lines.flush()
+    assert out.getvalue() == b"last\n"
+    await asyncio.sleep(0)
+    assert out.writes == 1
