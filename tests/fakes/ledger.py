@@ -6,6 +6,7 @@
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
@@ -74,17 +75,19 @@ class MemoryLedger(MemoryParking):
     async def entries(self, username: str, *, before: int | None, limit: int) -> list[Entry]:
         await self._read("entries")
         items = self._newest(username, ENTRIES_BY_VERSION)
-        return [entry for entry in map(read_entry, items) if before is None or entry.version < before][:limit]
+        older = (item for item in items if before is None or int(item[ENTRIES_BY_VERSION.sort_key]["N"]) < before)
+        return [read_entry(item) for item in islice(older, limit)]
 
     async def asset_entries(self, username: str, asset_id: str, *, before: int | None, limit: int) -> list[Entry]:
         await self._read("asset_entries")
         items = [item for item in self._newest(username, ENTRIES_BY_ASSET) if item[ENTRIES_BY_ASSET.sort_key]["S"].startswith(f"{asset_id}#")]
-        return [entry for entry in map(read_entry, items) if before is None or entry.version < before][:limit]
+        return list(islice((entry for entry in map(read_entry, items) if before is None or entry.version < before), limit))
 
     async def orders(self, username: str, *, before: int | None, limit: int) -> list[Order]:
         await self._read("orders")
         items = self._newest(username, ORDERS_BY_VERSION)
-        return [order for order in map(read_order, items) if before is None or order.created_version < before][:limit]
+        older = (item for item in items if before is None or int(item[ORDERS_BY_VERSION.sort_key]["N"]) < before)
+        return [read_order(item) for item in islice(older, limit)]
 
     async def days(self, username: str, first: str, last: str, *, limit: int) -> list[Account]:
         await self._read("days")

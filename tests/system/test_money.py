@@ -9,8 +9,9 @@ import pytest
 from schemas.requests import request_id
 from tests.system.running import System, answered, refused
 
+NOTHING_YET = {"version": 0, "at": None}
 MOVED = {"success", "message", "transaction_id", "timestamp", "new_balance", "currency"}
-BALANCE = {"current_balance", "held_balance", "total_balance", "currency", "updated_at", "version", "status"}
+BALANCE = {"current_balance", "held_balance", "total_balance", "currency", "updated_at", "version", "status", "as_of"}
 ROW = {"transaction_id", "transaction_type", "amount", "currency", "status", "created_at", "order_id", "version"}
 
 
@@ -25,8 +26,9 @@ async def test_a_new_user_has_nothing(system: System) -> None:
         "updated_at": None,
         "version": 0,
         "status": "active",
+        "as_of": NOTHING_YET,
     }
-    assert await user.read("/balance/transactions") == {"transactions": [], "total_count": 0, "has_more": False, "next_cursor": None}
+    assert await user.read("/balance/transactions") == {"transactions": [], "total_count": 0, "has_more": False, "next_cursor": None, "as_of": NOTHING_YET}
 
 
 async def test_deposit_and_withdraw(system: System) -> None:

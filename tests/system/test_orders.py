@@ -28,6 +28,7 @@ ORDER = {
     "updated_at",
 }
 HOLDING = {
+    "as_of",
     "asset_id",
     "asset_name",
     "quantity",
@@ -40,6 +41,7 @@ HOLDING = {
     "updated_at",
 }
 SUMMARY = {
+    "as_of",
     "status",
     "cash_balance",
     "held_cash",
@@ -117,13 +119,15 @@ async def test_buy_and_sell(system: System) -> None:
     assert len({row["transaction_id"] for row in rows}) == len(rows)
 
     trades = await user.read("/assets/btc/transactions")
-    assert trades.keys() == {"data", "has_more", "next_cursor"}
+    assert trades.keys() == {"data", "has_more", "next_cursor", "as_of"}
     assert all(trade.keys() == TRADE for trade in trades["data"])
     assert [(trade["transaction_type"], trade["quantity"], trade["price"], trade["status"], trade["order_id"]) for trade in trades["data"]] == [
         ("SELL", "0.04", "50000.00", "COMPLETED", sold["order_id"]),
         ("BUY", "0.1", "50000.00", "COMPLETED", bought["order_id"]),
     ]
-    assert await user.read("/orders") == {"data": [sold, bought], "has_more": False, "next_cursor": None}
+    as_of = trades["as_of"]
+    assert as_of["version"] == 3
+    assert await user.read("/orders") == {"data": [sold, bought], "has_more": False, "next_cursor": None, "as_of": as_of}
 
 
 async def test_one_order(system: System) -> None:
@@ -238,18 +242,19 @@ async def test_the_last_sale_takes_all(system: System) -> None:
 async def test_holdings(system: System) -> None:
     """All holdings and one, under both paths; never held is 404, and so is an asset that there is not."""
     user = await system.user("10000.00")
-    assert await user.read("/assets/balances") == {"data": []}
+    assert (await user.read("/assets/balances"))["data"] == []
     for asset, quantity in (("ETH", "0.5"), ("BTC", "0.02")):
         answered(await user.order(asset, quantity), 201)
-    rows = (await user.read("/assets/balances"))["data"]
+    body = await user.read("/assets/balances")
+    rows, as_of = body["data"], {"as_of": body["as_of"]}
     assert [row["asset_id"] for row in rows] == ["BTC", "ETH"]
     assert [row["asset_name"] for row in rows] == ["Bitcoin", "Ethereum"]
     for row in rows:
-        assert row == await user.read(f"/balance/asset/{row['asset_id']}") == await user.read(f"/assets/{row['asset_id'].lower()}/balance")
+        assert row | as_of == await user.read(f"/balance/asset/{row['asset_id']}") == await user.read(f"/assets/{row['asset_id'].lower()}/balance")
     for path in ("/balance/asset/SOL", "/assets/SOL/balance", "/balance/asset/NOSUCH"):
         refused(await user.get(path), 404, "not-found")
     refused(await user.get("/balance/asset/B!"), 422, "validation-failed", "#/path/asset_id")
-    assert await user.read("/assets/SOL/transactions") == {"data": [], "has_more": False, "next_cursor": None}
+    assert await user.read("/assets/SOL/transactions") == {"data": [], "has_more": False, "next_cursor": None, **as_of}
     refused(await user.get("/assets/NOSUCH/transactions"), 404, "not-found")
     refused(await user.get("/assets/B!/transactions"), 422, "validation-failed", "#/path/asset_id")
 
