@@ -73,10 +73,8 @@ async def command(system: System, *arguments: str, status: int = 0) -> str:
 
 
 @pytest.fixture
-async def alone(system: System) -> AsyncIterator[None]:
-    """Only one generation, before and after."""
-    await cnop(system, "projections", "drop")
-    yield
+async def alone(system: System) -> None:
+    """Only one generation."""
     await cnop(system, "projections", "drop")
 
 
@@ -129,6 +127,7 @@ async def test_one_view_is_shown_and_made_anew(system: System) -> None:
     assert await user.balance() == "10.00"
 
 
+@pytest.mark.usefixtures("alone")
 async def test_commands_that_cannot_be_done_say_why(system: System) -> None:
     """Nothing to switch to, nothing to drop, no such user name."""
     assert "rebuild" in await command(system, "switch", status=1)
