@@ -26,12 +26,12 @@ from infra.build_state import Build, BuildState
 from infra.cache_client import Cache
 
 ACCOUNTS: Final = 50_000
-READERS: Final = 8
+READERS: Final = 4
 PATHS: Final = ("/balance", "/portfolio", "/orders", "/balance/transactions")
 RATE: Final = 100_000
 """Accounts a second that the command may load: as fast as it can."""
 POLL_S: Final = 0.2
-WITHIN_S: Final = 600.0
+WITHIN_S: Final = 1_800.0
 HOLD_S: Final = 3.0
 """How long the readers read after the switch, and after the way back."""
 INTERRUPTED: Final = 130

@@ -164,10 +164,11 @@ class Views:
         self._flights: dict[str, asyncio.Task[Snapshot]] = {}
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
 
-    async def put(self, arrived: Sequence[Arrived]) -> Projected:
-        """See `Projection`. CacheUnavailable, what the ledger raises, or LedgerBehind: then repeat the whole batch, which is safe."""
+    async def put(self, arrived: Sequence[Arrived], *, again: bool = False) -> Projected:
+        """See `Projection`; `again` as of `Layout.result_call`. CacheUnavailable, what the ledger raises, or LedgerBehind: then repeat the whole batch, which is safe."""
         live = (await self._generations.live()).all
-        answers = await self._cache.scripts(GUARD, [self._layout.result_call(one.result, one.reply_to, one.value, live) for one in arrived])
+        calls = [self._layout.result_call(one.result, one.reply_to, one.value, live, again=again) for one in arrived]
+        answers = await self._cache.scripts(GUARD, calls)
         late = [one for one, answer in zip(arrived, answers, strict=True) if answer == GAP]
         await self._close_gaps(late)
         await self._tell([one for one in late if one.reply_to])

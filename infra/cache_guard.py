@@ -50,9 +50,11 @@ GUARD: Final = Script(
     "view put",
     """
 -- KEYS: for each generation that lives, the serving one first: account, orders, order index, rows
--- ARGV: 1 mode ('result' | 'whole' | 'anew'), 2 username, 3 version, 4 lifetime in s, 5 orders max, 6 rows max, 7 channel or '', 8 the result's record;
+-- ARGV: 1 mode ('result' | 'replay' | 'whole' | 'anew'), 2 username, 3 version, 4 lifetime in s, 5 orders max, 6 rows max, 7 channel or '',
+--       8 the result's record;
 --       then a count and so many (field, value); a count and so many (order id, version that placed it, order); a count and so many rows
 local mode, username, version = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local is_result = mode == 'result' or mode == 'replay'
 
 -- What there is of a view, and what is to be done with it: 'old', 'gap', 'put', or 'none': a view that is not there and is not made by this.
 local function look(account, orders, index, rows, is_serving)
@@ -62,7 +64,9 @@ local function look(account, orders, index, rows, is_serving)
     and redis.call('ZCARD', index) == tonumber(known[3])
     and redis.call('HLEN', orders) == tonumber(known[3])
     and redis.call('LLEN', rows) == tonumber(known[4])
-  if mode == 'result' then
+  if is_result then
+    -- What is shown again makes no view in the generation that is read: it would be an old one until all is shown. A load makes the newest.
+    if not stored and is_serving and mode == 'replay' then return stored, 'none' end
     if complete and version <= stored then return stored, 'old' end
     if complete and version == stored + 1 then return stored, 'put' end
     -- The first version needs no ledger: before it there was nothing.
@@ -80,7 +84,7 @@ local function look(account, orders, index, rows, is_serving)
 end
 
 local function put(account, orders, index, rows, stored)
-  if mode ~= 'result' or not stored then redis.call('DEL', account, orders, index, rows) end
+  if not is_result or not stored then redis.call('DEL', account, orders, index, rows) end
   local at = 9
   local function take()
     at = at + 1
@@ -93,7 +97,7 @@ local function put(account, orders, index, rows, stored)
   for _ = 1, tonumber(take()) do
     local id, placed, order = take(), take(), take()
     -- An old order that fell out of the recent ones must not come back: it would leave a hole behind it.
-    if mode ~= 'result' or tonumber(placed) == version or redis.call('ZSCORE', index, id) then
+    if not is_result or tonumber(placed) == version or redis.call('ZSCORE', index, id) then
       redis.call('ZADD', index, placed, id)
       redis.call('HSET', orders, id, order)
     end
@@ -124,7 +128,7 @@ for first = 1, #KEYS, 4 do
     put(KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], stored)
     answer = 'put'
     if first == 1 and (not stored or version > stored) then
-      redis.call('PUBLISH', 'changes:' .. username, mode == 'result' and ARGV[8] or 'loaded ' .. ARGV[3])
+      redis.call('PUBLISH', 'changes:' .. username, is_result and ARGV[8] or 'loaded ' .. ARGV[3])
     end
   end
 end
@@ -185,8 +189,8 @@ class Layout:
         prefix = f"g{generation}:{{{username}}}"
         return f"{prefix}:acct", f"{prefix}:orders", f"{prefix}:order_index", f"{prefix}:tx"
 
-    def result_call(self, result: Result, channel: str | None, record: bytes, generations: Sequence[int]) -> Call:
-        """The guard's call for one result; its record goes to `channel` once the view shows it."""
+    def result_call(self, result: Result, channel: str | None, record: bytes, generations: Sequence[int], *, again: bool = False) -> Call:
+        """The guard's call for one result; its record goes to `channel` once the view shows it. `again`: it was shown before, and views of it may be gone."""
         lines = result.lines
         fields = _line_fields(lines.counters, lines.cash, lines.positions)
         fields["at"] = _quoted(rfc3339(result.at))
@@ -195,7 +199,7 @@ class Layout:
             if result.version > 1:
                 del fields["counters"]  # a parking tells none, and there are some
         orders = [lines.order] if lines.order else []
-        head = ("result", result.username, result.version, *self._bounds(result.username), channel or "", record)
+        head = ("replay" if again else "result", result.username, result.version, *self._bounds(result.username), channel or "", record)
         return Call(self._all_keys(result.username, generations), (*head, *_body(fields, orders, transactions_of(result))))
 
     def whole_call(self, account: Account, orders: Sequence[Order], rows: Sequence[Transaction], generations: Sequence[int], *, anew: bool = False) -> Call:
@@ -240,8 +244,10 @@ def read_page(username: str, answer: Sequence[Any], read: Callable[[bytes], R]) 
     return Page(int(version), read_at(at), _adapter(Counters).validate_json(counters), found, [read(item) for item in items if item is not None])
 
 
-def read_at(text: bytes) -> datetime:
-    """A time as it is kept."""
+def read_at(text: bytes | None) -> datetime:
+    """A time as it is kept. KeyError where there is none."""
+    if text is None:
+        raise KeyError("at")
     return parse_rfc3339(text.decode().strip('"'))
 
 

@@ -273,7 +273,7 @@ async def _replay(kafka: str, views: Views, place: dict[str, str] | None) -> Asy
         for _ in range(2):
             async for records, behind in reader.batches(places, await reader.ends()):
                 arrived = [one for record in records if (one := _arrived(record)) is not None]
-                await views.put(arrived)
+                await views.put(arrived, again=True)
                 places = behind
                 yield Part([], {str(partition): str(offset) for partition, offset in places.items()}, len(records))
     yield Part([], None, 0)

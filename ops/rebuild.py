@@ -102,6 +102,9 @@ async def switch(parts: Parts, *, back: bool) -> Live:
         if back != (live.state == "kept"):
             raise NotNow(f"Generation {live.standby} was read before: `cnop projections rollback`." if live.state == "kept" else "Nothing was switched yet.")
         await parts.generations.change(live, Live(live.standby, live.serving, "kept"))
+        # Until every process has learned of it the other one is still read by some: nobody may give it up before that.
+        parts.watcher.phase(f"every process learns that generation {live.standby} is read")
+        await parts.pause(SETTLED_S)
         return await parts.generations.read()
 
 
@@ -111,10 +114,7 @@ async def drop(parts: Parts) -> tuple[int, int]:
         live = await parts.generations.read()
         if live.standby is None:
             raise NotNow("There is one generation, and it is read.")
-        await parts.generations.change(live, Live(live.serving))
-        parts.watcher.phase(f"every process learns that generation {live.standby} is given up")
-        await parts.pause(SETTLED_S)
-        return live.standby, await parts.check.take_away(live.standby)
+        return live.standby, await _give_up(parts, live)
 
 
 async def _begin(parts: Parts, source: str, *, anew: bool) -> tuple[Live, Build]:
@@ -122,15 +122,25 @@ async def _begin(parts: Parts, source: str, *, anew: bool) -> tuple[Live, Build]
     if live.standby is not None and live.state != "building":
         todo = "`cnop projections switch` reads it" if live.state == "built" else "it is kept for `cnop projections rollback`"
         raise NotNow(f"Generation {live.standby} is there already: {todo}, `cnop projections drop` gives it up.")
-    if live.standby is not None and build and build.generation == live.standby and build.source == source and not anew:
-        return live, build
-    generation = live.standby or max(live.serving, build.generation if build else 0) + 1
+    if live.standby is not None:
+        if build and build.generation == live.standby and build.source == source and not anew:
+            return live, build
+        await _give_up(parts, live)  # nothing of what was made before is to be in the new one
+        live = await parts.generations.read()
+    generation = max(live.serving, build.generation if build else 0) + 1
+    await parts.check.take_away(generation)
     build = Build(generation=generation, source=source)
-    if live.standby is None:
-        await parts.check.take_away(generation)
-        await parts.generations.change(live, Live(live.serving, generation, "building"))
     await parts.state.write(build)
+    await parts.generations.change(live, Live(live.serving, generation, "building"))
     return await parts.generations.read(), build
+
+
+async def _give_up(parts: Parts, live: Live) -> int:
+    standby = live.standby or 0
+    await parts.generations.change(live, Live(live.serving))
+    parts.watcher.phase(f"every process learns that generation {standby} is given up")
+    await parts.pause(SETTLED_S)
+    return await parts.check.take_away(standby)
 
 
 class _Work:
@@ -173,13 +183,13 @@ class _Work:
         build.shown += part.items
 
     async def _load(self, build: Build, part: Part) -> None:
-        missing = [account for account, compared in await self._compared(part) if compared.other is None]
+        missing = [account for account, compared in await self._compared(part) if _is_missing(compared)]
         await self._fill(build, missing)
         build.accounts += len(part.accounts)
 
     async def _compare(self, build: Build, part: Part) -> None:
         compared = await self._compared(part)
-        missing = [account for account, one in compared if one.other is None]
+        missing = [account for account, one in compared if _is_missing(one)]
         await self._fill(build, missing)
         build.filled += len(missing)
         for account, one in compared:
@@ -203,6 +213,10 @@ class _Work:
                 if not one:
                     build.failed.append(account.username)
             await self._pace.after(len(some))
+
+
+def _is_missing(compared: Compared) -> bool:
+    return compared.other is None or (compared.one is not None and compared.other < compared.one)
 
 
 class _Pace:

@@ -144,7 +144,12 @@ class Streams:
     async def _catch_up(self) -> None:
         while True:
             feed = await self._late.get()
-            await feed.catch_up()
+            try:
+                await feed.catch_up()
+            except Exception:
+                log.exception("listeners of an account that cannot be read are sent away")
+                for listener in tuple(feed.listeners):
+                    listener.end("restart")
 
     async def _beat_on(self) -> None:
         while True:
@@ -154,7 +159,8 @@ class Streams:
 
     async def _beat(self, group: tuple[Listener, ...]) -> None:
         now = self._clock.now()
-        revoked = await asyncio.gather(*(self._is_revoked(listener.caller) for listener in group))
+        asked = await asyncio.gather(*(self._is_revoked(listener.caller) for listener in group), return_exceptions=True)
+        revoked = [answer is True for answer in asked]  # where nobody can tell, a token in time is enough
         for listener, is_revoked in zip(group, revoked, strict=True):
             if is_revoked or listener.caller.expires_at <= now:
                 listener.end("unauthorized")
@@ -168,6 +174,9 @@ class Streams:
         try:
             shown = await self._versions.of(usernames)
         except CacheUnavailable:
+            return
+        except Exception:
+            log.exception("versions of views cannot be read")
             return
         for username, version in zip(usernames, shown, strict=True):
             if feed := self._feeds.get(username):

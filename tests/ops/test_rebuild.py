@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.build_state import Build, BuildState, Busy
+from infra.build_state import OPERATOR, Build, BuildState, Busy
 from infra.cache import Arrived, Cache, Views
 from infra.cache_guard import Layout
 from infra.clock import SystemIds
@@ -23,6 +23,7 @@ from schemas.results import encode_result
 from tests.engine import engine
 from tests.fakes.histories import History
 from tests.valkey import valkey
+from tests.waiting import eventually
 
 TTL_S = 1_000
 SECOND = FIRST + 1
@@ -87,9 +88,9 @@ class Stage:
             await self._write(history, version, history.accounts[version])
             await self.project(history, version)
 
-    async def project(self, history: History, *versions: int) -> None:
+    async def project(self, history: History, *versions: int, again: bool = False) -> None:
         results = [history.results[version - 1] for version in versions]
-        await self.views.put([Arrived(result, encode_result(result)) for result in results])
+        await self.views.put([Arrived(result, encode_result(result)) for result in results], again=again)
 
     def parts(self, watcher: Quiet | None = None) -> Parts:
         """Of a new operator."""
@@ -111,10 +112,10 @@ class Stage:
             pause=pause,
         )
 
-    async def assert_built(self) -> None:
+    async def assert_built(self, generation: int = SECOND) -> None:
         """Both generations have every account at its newest version."""
         for history in self.histories:
-            compared = (await self.check.compare([history.username], FIRST, SECOND))[0]
+            compared = (await self.check.compare([history.username], FIRST, generation))[0]
             assert (compared.other, compared.differs) == (len(history.entries), ()), history.username
 
     async def _write(self, history: History, version: int, account: object) -> None:
@@ -130,7 +131,7 @@ class Stage:
 
     async def _replay(self, place: dict[str, str] | None) -> AsyncIterator[Part]:
         for number, history in enumerate(self.histories[int((place or {"next": "0"})["next"]) :], 1):
-            await self.project(history, *range(1, len(history.entries) + 1))
+            await self.project(history, *range(1, len(history.entries) + 1), again=True)
             yield Part([], {"next": str(number)}, len(history.entries))
         yield Part([], None, 0)
 
@@ -170,6 +171,18 @@ async def test_a_generation_is_built_from_either_source(stage: Stage, source: st
     await stage.assert_built()
     assert await stage.generations.read() == Live(FIRST, SECOND, "built")
     assert stage.paused[0] == SETTLED_S
+
+
+async def test_results_that_are_shown_again_do_not_show_an_old_account(stage: Stage) -> None:
+    """Of an account whose view is gone, a part of its results shown again makes none in the generation that is read: a reader loads the newest."""
+    history = stage.histories[0]
+    await stage.generations.change(Live(FIRST), Live(FIRST, SECOND, "building"))
+    await stage.cache.client.delete(*LAYOUT.keys(history.username, FIRST))
+    await stage.project(history, 1, 2, again=True)
+    assert (await stage.views.account(history.username)).version == len(history.entries)
+    await stage.project(history, *range(3, len(history.entries) + 1), again=True)
+    compared = (await stage.check.compare([history.username], FIRST, SECOND))[0]
+    assert (compared.one, compared.other, compared.differs) == (len(history.entries), len(history.entries), ())
 
 
 async def test_what_is_decided_meanwhile_is_in_it(stage: Stage) -> None:
@@ -213,7 +226,7 @@ async def test_an_interrupted_building_goes_on(stage: Stage, at: int) -> None:
 
 
 async def test_a_building_is_begun_again_where_that_is_asked_for(stage: Stage) -> None:
-    """The same generation, from the first account on."""
+    """From the first account on, under another number."""
 
     def break_off(step: int) -> None:
         if step == 5:
@@ -221,8 +234,8 @@ async def test_a_building_is_begun_again_where_that_is_asked_for(stage: Stage) -
 
     with pytest.raises(Interrupted):
         await build(stage, Quiet(break_off))
-    assert (await build(stage, anew=True)).generation == SECOND
-    await stage.assert_built()
+    assert (await build(stage, anew=True)).generation == SECOND + 1
+    await stage.assert_built(SECOND + 1)
 
 
 async def test_views_that_were_wrong_are_told(stage: Stage) -> None:
@@ -258,6 +271,38 @@ async def test_a_generation_that_is_given_up_leaves_nothing(stage: Stage) -> Non
     assert [key async for key in stage.cache.client.scan_iter(match="g1:*")] == []
     assert await stage.generations.read() == Live(SECOND)
     assert (await build(stage)).generation == SECOND + 1
+
+
+async def test_beginning_again_leaves_nothing_of_before(stage: Stage) -> None:
+    """What the first try has made wrong is not kept: the generation gets another number, and the old one's keys go."""
+
+    def break_off(step: int) -> None:
+        if step == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await build(stage, Quiet(break_off))
+    built = [key async for key in stage.cache.client.scan_iter(match="g2:*:acct")]
+    await stage.cache.client.hset(built[0], "cash:USD", '{"available":"7","held":"0","updated_at":"2026-11-25T00:00:00.000Z"}')
+    again = await build(stage, anew=True)
+    assert (again.generation, again.differ) == (SECOND + 1, {})
+    assert [key async for key in stage.cache.client.scan_iter(match="g2:*")] == []
+
+
+async def test_a_command_keeps_its_right_to_work(stage: Stage) -> None:
+    """It is renewed however long one part takes; a command that has lost it writes nothing."""
+    state = BuildState(stage.cache, "slow", keep_s=0.05)
+    async with state.alone():
+        await stage.cache.client.expire(OPERATOR, 2)
+
+        async def is_renewed() -> bool:
+            return int(await stage.cache.client.ttl(OPERATOR)) > 2
+
+        await eventually(is_renewed, within_s=5)
+        await stage.cache.client.set(OPERATOR, "other")
+        with pytest.raises(Busy):
+            await state.write(Build(generation=9, source=LEDGER))
+    assert await state.read() is None
 
 
 async def test_only_one_operator_at_a_time(stage: Stage) -> None:

@@ -108,7 +108,7 @@ async def test_a_building_that_was_killed_goes_on(system: System) -> None:
     await process.wait()
     assert "another operator's command" in await command(system, "rebuild", status=1)
     assert "building" in await command(system, "status")
-    await system.redis.delete("projections:operator")
+    await system.redis.delete("{projections}:operator")
     assert "is complete" in await command(system, "rebuild", "--switch")
     answered(await user.deposit("1.00"), 201)
     assert await user.balance() == "11.00"
