@@ -74,7 +74,7 @@ class Subscriber:
         self._pending: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._in_hand: dict[TopicPartition, int] = {}
-        self._behind: dict[TopicPartition, int] = {}
+        self._places: dict[TopicPartition, tuple[int, int]] = {}
         self._measured_at = float("-inf")
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bootstrap = bootstrap
@@ -158,11 +158,16 @@ class Subscriber:
         client = self._client
         return sorted((tp.topic, tp.partition) for tp in client.assignment()) if client else []
 
-    def behind(self, topic: str) -> dict[int, int]:
-        """By partition of a topic, of those that this process reads: records that are not handled, as of `MEASURED_S` ago at most; else nothing."""
+    def places(self, topic: str) -> dict[int, tuple[int, int]]:
+        """By partition of a topic, of those that this process reads: the offset before which all is handled, and the log's end, of `MEASURED_S` ago at most."""
         if asyncio.get_running_loop().time() - self._measured_at > MEASURED_S:
             return {}
-        return {tp.partition: records for tp, records in self._behind.items() if tp.topic == topic}
+        return {tp.partition: place for tp, place in self._places.items() if tp.topic == topic}
+
+    def partitions(self, topic: str) -> int | None:
+        """How many partitions a topic has; None while that is not known."""
+        client = self._client
+        return len(client.partitions_for_topic(topic) or ()) or None if client else None
 
     @property
     def _client(self) -> AIOKafkaConsumer | None:
@@ -260,16 +265,16 @@ class Subscriber:
         """Set the lag of every partition that is read here, and forget those that are not any more."""
         client = self._client
         assigned: set[TopicPartition] = client.assignment() if client else set()
-        for tp in self._behind.keys() - assigned:
+        for tp in self._places.keys() - assigned:
             LAG.remove(self._group, tp.topic, tp.partition)
-            del self._behind[tp]
+            del self._places[tp]
         self._measured_at = asyncio.get_running_loop().time()
         for tp in assigned:
             end = client.highwater(tp) if client else None
             reach = await self._reach(tp)
             if end is not None and reach is not None:
-                self._behind[tp] = max(0, end - reach)
-                LAG.labels(self._group, tp.topic, tp.partition).set(self._behind[tp])
+                self._places[tp] = (reach, end)
+                LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - reach))
 
     async def _reach(self, tp: TopicPartition) -> int | None:
         """All before this offset is handled. None where it is not known yet.

@@ -165,7 +165,7 @@ class Views:
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
 
     async def put(self, arrived: Sequence[Arrived], *, again: bool = False) -> Projected:
-        """See `Projection`; `again` as of `Layout.result_call`. CacheUnavailable, what the ledger raises, or LedgerBehind: then repeat the whole batch, which is safe."""
+        """See `Projection`; `again` as of `Layout.result_call`. CacheUnavailable, what the ledger raises, or LedgerBehind: repeat the batch, which is safe."""
         live = (await self._generations.live()).all
         calls = [self._layout.result_call(one.result, one.reply_to, one.value, live, again=again) for one in arrived]
         answers = await self._cache.scripts(GUARD, calls)

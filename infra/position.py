@@ -1,10 +1,11 @@
 """How far the projector is behind the end of the results, told through Redis: the read door says it with each answer, and never asks Kafka.
 
-One hash, a field for each partition: `<caught up> <told> <behind>`, two times in milliseconds since 1970 and a number of records. What was appended
-before the first of them is shown. All of it may be lost; then nobody says anything until the projector has told it again.
+One hash, a field for each partition: `<caught up> <told> <behind>`, two times in milliseconds since 1970 and a number of records, and one with the number
+of partitions. What was appended before the first of the times is shown. All of it may be lost; then nobody says anything until the projector has told it again.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ TELL_S: Final = 0.2
 """Between two tellings."""
 PARTITIONS_KNOWN: Final = 16_384
 """Users whose partition is remembered: the hash of the publisher's client costs a twentieth of a small read."""
+MARKS_MAX: Final = 3_000
+"""Moments that are remembered while the projector is behind: ten minutes of them."""
+COUNT: Final = "partitions"
+"""Field of the number of partitions: an account's one follows from all that there are."""
 SILENT_S: Final = 1.0
 """Who said that it is at the end and has said nothing for longer may be behind by now."""
 
@@ -44,24 +49,37 @@ class _Told:
 
 
 class Position:
-    """The projector's side. `behind` tells how many results of each partition that it reads are not shown yet."""
+    """The projector's side.
 
-    def __init__(self, cache: Cache, clock: Clock, behind: Callable[[], Mapping[int, int]]) -> None:
+    `places` tells, of each partition that it reads, up to which offset all is shown and where the log ends; `partitions` how many the topic has, None
+    while that is not known.
+    """
+
+    def __init__(self, cache: Cache, clock: Clock, places: Callable[[], Mapping[int, tuple[int, int]]], partitions: Callable[[], int | None]) -> None:
         self._cache = cache
         self._clock = clock
-        self._behind = behind
+        self._places = places
+        self._partitions = partitions
         self._caught_up: dict[int, int] = {}
+        self._marks: dict[int, deque[tuple[int, int]]] = {}
+        """By partition, moments and where the log ended then, as long as not all of that is shown: with results always under way it never stands at the end."""
 
     async def tell(self) -> None:
         """Tell it now. CacheUnavailable."""
-        now, behind = _ms(self._clock.now()), dict(self._behind())
-        if not behind:
+        now, places, partitions = _ms(self._clock.now()), dict(self._places()), self._partitions()
+        if not places or not partitions:
             return
-        self._caught_up = {partition: at for partition, at in self._caught_up.items() if partition in behind}
-        if behind.keys() - self._caught_up.keys():
+        self._caught_up = {partition: at for partition, at in self._caught_up.items() if partition in places}
+        if places.keys() - self._caught_up.keys():
             self._caught_up = {partition: told.caught_up for partition, told in (await _read(self._cache)).items()} | self._caught_up
-        self._caught_up |= {partition: now for partition, records in behind.items() if not records or partition not in self._caught_up}
-        fields: dict[Any, Any] = {partition: f"{self._caught_up[partition]} {now} {records}" for partition, records in behind.items()}
+        for partition, (reach, end) in places.items():
+            marks = self._marks.setdefault(partition, deque(maxlen=MARKS_MAX))
+            marks.append((now, end))
+            self._caught_up.setdefault(partition, now)
+            while marks and marks[0][1] <= reach:
+                self._caught_up[partition] = marks.popleft()[0]
+        fields: dict[Any, Any] = {partition: f"{self._caught_up[partition]} {now} {max(0, end - reach)}" for partition, (reach, end) in places.items()}
+        fields[COUNT] = partitions
         await self._cache.run("position", lambda: self._cache.client.hset(POSITION, mapping=fields))
 
     async def tell_again_and_again(self) -> None:
@@ -80,7 +98,7 @@ class ProjectionLag:
         self._cache = cache
         self._clock = clock
         self._told: Mapping[int, _Told] = {}
-        self._partitions: tuple[int, ...] = ()
+        self._partitions = 0
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -90,9 +108,8 @@ class ProjectionLag:
             async with self._reading:
                 if self._is_old():
                     await self._read()
-        if not self._told:
-            return None
-        return self._told[_partition(username, self._partitions)].lag_ms(_ms(self._clock.now()))
+        told = self._told.get(_partition(username, self._partitions)) if self._partitions else None
+        return told.lag_ms(_ms(self._clock.now())) if told else None
 
     def _is_old(self) -> bool:
         return asyncio.get_running_loop().time() - self._read_at >= self._memory_s
@@ -100,21 +117,28 @@ class ProjectionLag:
     async def _read(self) -> None:
         started = asyncio.get_running_loop().time()
         try:
-            self._told = await _read(self._cache)
+            fields = await _fields(self._cache)
+            self._told, self._partitions = _parsed(fields), int(fields.get(COUNT.encode(), 0))
         except CacheUnavailable:
-            self._told = {}
-        self._partitions = tuple(sorted(self._told))
+            self._told, self._partitions = {}, 0
         self._read_at = started
 
 
 @lru_cache(PARTITIONS_KNOWN)
-def _partition(username: str, partitions: tuple[int, ...]) -> int:
-    return partition_of(username, partitions)
+def _partition(username: str, partitions: int) -> int:
+    return partition_of(username, range(partitions))
 
 
 async def _read(cache: Cache) -> dict[int, _Told]:
-    fields = cast("dict[bytes, bytes]", await cache.run("position", lambda: cache.client.hgetall(POSITION)))  # the client does not decode
-    return {int(partition): _Told(*map(int, text.split())) for partition, text in fields.items()}
+    return _parsed(await _fields(cache))
+
+
+async def _fields(cache: Cache) -> dict[bytes, bytes]:
+    return cast("dict[bytes, bytes]", await cache.run("position", lambda: cache.client.hgetall(POSITION)))  # the client does not decode
+
+
+def _parsed(fields: Mapping[bytes, bytes]) -> dict[int, _Told]:
+    return {int(name): _Told(*map(int, text.split())) for name, text in fields.items() if name.isdigit()}
 
 
 def _ms(instant: datetime) -> int:

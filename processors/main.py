@@ -110,7 +110,7 @@ async def _projector(settings: Settings, health: Health, background: Background)
             batch_records_max=projector.BATCH_RECORDS_MAX,
         )
         await _reading("projector", subscriber, health, background)
-        position = Position(cache, SystemClock(), partial(subscriber.behind, topics.RESULTS))
+        position = Position(cache, SystemClock(), partial(subscriber.places, topics.RESULTS), partial(subscriber.partitions, topics.RESULTS))
         background.start("position", position.tell_again_and_again())
         warmed = warming.warm_and_wait(views, lambda: subscriber.assigned, settings.kafka, accounts_max=settings.warm_accounts_max)
         background.start("warming", warmed)

@@ -40,7 +40,7 @@ async def door(server: Valkey, tmp_path: Path) -> AsyncIterator[ReadDoor]:
 
 async def tell(door: ReadDoor, behind: int = 0) -> Position:
     """The projector says how far it is behind in each partition."""
-    position = Position(door.cache, door.clock, lambda: dict.fromkeys(PARTITIONS, behind))
+    position = Position(door.cache, door.clock, lambda: dict.fromkeys(PARTITIONS, (100, 100 + behind)), lambda: len(PARTITIONS))
     await position.tell()
     return position
 
@@ -89,6 +89,27 @@ async def test_the_lag_is_the_time_since_the_projector_was_at_the_end(door: Read
     assert await lag(door) == "4500"
     await tell(door)
     assert await lag(door) == "0"
+
+
+async def test_with_results_always_under_way_the_lag_is_that_of_the_oldest(door: ReadDoor) -> None:
+    """The projector never stands at the end of the log, and shows each result half a second after it came: that is the lag, however long it goes on."""
+    places = (100, 101)
+    position = Position(door.cache, door.clock, lambda: dict.fromkeys(PARTITIONS, places), lambda: len(PARTITIONS))
+    for _ in range(40):
+        await position.tell()
+        door.clock.advance(0.5)
+        places = (places[0] + 1, places[1] + 1)
+    await position.tell()
+    assert await lag(door) == "500"
+
+
+async def test_another_partitions_lag_is_nobodys(door: ReadDoor) -> None:
+    """Of an account whose partition nobody has told of, nothing is said."""
+    await Position(door.cache, door.clock, dict, lambda: 4).tell()
+    assert await lag(door) is None
+    told = {str(partition): "0 0 0" for partition in range(4)} | {"partitions": "1000000"}
+    await door.cache.client.hset(POSITION, mapping=told)
+    assert await lag(door) is None
 
 
 async def test_a_silent_projector_may_be_behind(door: ReadDoor) -> None:
