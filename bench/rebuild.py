@@ -39,13 +39,33 @@ SHOWN_MAX: Final = 5
 
 
 @dataclass
-class Reader:
-    """Reads and writes one account after another. `seen`: by account, the newest version that any answer showed."""
+class Seen:
+    """What answers about accounts have shown: by account, the newest version that any of them had, and what was wrong with any."""
 
-    seen: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
     reads: int = 0
-    writes: int = 0
     failures: list[str] = field(default_factory=list)
+
+    def note(self, username: str, path: str, answer: httpx.Response, *, presented: bool) -> None:
+        """Look at an answer. `presented`: the newest token that there was went with the question."""
+        self.reads += 1
+        if answer.status_code != httpx.codes.OK:
+            self.failures.append(f"{path}: {answer.status_code} {answer.text[:200]}")
+            return
+        version, seen = answer.json()["as_of"]["version"], self.versions.get(username, 0)
+        if version < seen:
+            self.failures.append(f"{path} of {username}: version {version} after {seen}")
+        if presented and answer.headers["Consistency-Satisfied"] != "true":
+            self.failures.append(f"{path} of {username}: token of version {seen} not met")
+        self.versions[username] = max(version, seen)
+
+
+@dataclass
+class Reader:
+    """Reads and writes one account after another."""
+
+    seen: Seen = field(default_factory=Seen)
+    writes: int = 0
 
     async def once(self, http: httpx.AsyncClient, username: str, token: str) -> None:
         """A write, and each kind of read after it; every other one presents the newest token."""
@@ -54,21 +74,12 @@ class Reader:
         if written.status_code == httpx.codes.CREATED:
             self.writes += 1
             known = written.headers["Consistency-Token"]
-            self.seen[username] = int(known.split(".")[1])
+            self.seen.versions[username] = int(known.split(".")[1])
         for number, path in enumerate(PATHS):
             more = {"Consistency-Token": known} if known and number % 2 else {}
             answer = await http.get(API + path, headers=headers | more)
-            self.reads += 1
-            if answer.status_code != httpx.codes.OK:
-                self.failures.append(f"{path}: {answer.status_code} {answer.text[:200]}")
-                continue
-            version, seen = answer.json()["as_of"]["version"], self.seen.get(username, 0)
-            if version < seen:
-                self.failures.append(f"{path} of {username}: version {version} after {seen}")
-            if more and answer.headers["Consistency-Satisfied"] != "true":
-                self.failures.append(f"{path} of {username}: token of version {seen} not met")
-            self.seen[username] = max(version, seen)
-            known = answer.headers["Consistency-Token"]
+            self.seen.note(username, path, answer, presented=bool(more))
+            known = answer.headers.get("Consistency-Token", known)
 
 
 def rebuilt(at: Stage, callers: Callers, say: Say, accounts: int = ACCOUNTS) -> dict[str, Any]:
@@ -92,14 +103,14 @@ async def _rebuilt(at: Stage, callers: Callers, usernames: Sequence[str], say: S
             left = await _built(state)
             say(f"rebuild: interrupted after {left.accounts} accounts, resumed")
             per_s = await _resumed(at, state, left)
-            at_switch = sum(reader.reads for reader in readers)
+            at_switch = sum(reader.seen.reads for reader in readers)
             await _command(at, "switch")
             await asyncio.sleep(HOLD_S)
             await _command(at, "rollback")
             await asyncio.sleep(HOLD_S)
             await _command(at, "drop")
             build = await _built(state)
-        reads = sum(reader.reads for reader in readers)
+        reads = sum(reader.seen.reads for reader in readers)
     finally:
         await cache.stop()
     return {
@@ -138,7 +149,7 @@ async def _load(at: Stage, callers: Callers, usernames: Sequence[str]) -> AsyncI
                 yield readers
             finally:
                 stop.set()
-    failures = [failure for reader in readers for failure in reader.failures]
+    failures = [failure for reader in readers for failure in reader.seen.failures]
     if failures:
         raise NotMeasured(f"{len(failures)} answers were wrong while views were built anew: {'; '.join(failures[:SHOWN_MAX])}")
 

@@ -1,9 +1,8 @@
 """A topic read by nobody's group: all its committed records from given places on, up to its end. For operators' tools and for warming."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
@@ -17,29 +16,25 @@ RECORDS_MAX: Final = 500
 """Of one batch."""
 
 
+@asynccontextmanager
+async def reading(bootstrap: str, *, client_id: str, topic: str) -> AsyncIterator["Reader"]:
+    """A connected reader. KafkaError where no broker answers, or not any more."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id=client_id, isolation_level="read_committed", enable_auto_commit=False)
+    try:
+        await consumer.start()
+        yield Reader(consumer, await _partitions(consumer, topic))
+    finally:
+        with suppress(KafkaError, OSError):
+            await consumer.stop()
+
+
 class Reader:
-    """`async with` connects it. KafkaError where no broker answers, or not any more."""
+    """See `reading`."""
 
-    def __init__(self, bootstrap: str, *, client_id: str, topic: str) -> None:
-        self._topic = topic
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id=client_id, isolation_level="read_committed", enable_auto_commit=False)
-        self._partitions: list[TopicPartition] = []
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-            await self._find()
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._close()
-
-    async def beginnings(self) -> dict[int, int]:
-        """By partition, the first offset that there still is."""
-        return {tp.partition: offset for tp, offset in (await self._consumer.beginning_offsets(self._partitions)).items()}
+    def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
+        self._consumer = consumer
+        self._partitions = partitions
+        consumer.assign(partitions)
 
     async def ends(self) -> dict[int, int]:
         """By partition, the offset behind the last committed record."""
@@ -52,27 +47,25 @@ class Reader:
         """
         for tp, first in (await self._consumer.beginning_offsets(self._partitions)).items():
             self._consumer.seek(tp, max(first, places.get(tp.partition, first)))
-        while True:
-            # Markers of transactions are passed over without a record: the position stands behind them.
-            places = {tp.partition: await self._consumer.position(tp) for tp in self._partitions}
-            if all(places[partition] >= end for partition, end in until.items()):
-                return
+        places = await self._places()
+        while any(places[partition] < end for partition, end in until.items()):
             fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
             records = [record for some in fetched.values() for record in some]
-            places = {tp.partition: await self._consumer.position(tp) for tp in self._partitions}
+            places = await self._places()
             if records:
-                yield [read for record in records if (read := _readable(record)) is not None], dict(places)
+                yield [read for record in records if (read := _readable(record)) is not None], places
 
-    async def _find(self) -> None:
-        cluster = await self._consumer._client.fetch_all_metadata()  # noqa: SLF001 - the consumer has no public look at the cluster
-        self._partitions = [TopicPartition(self._topic, number) for number in sorted(cluster.partitions_for_topic(self._topic) or ())]
-        if not self._partitions:
-            raise UnknownTopicOrPartitionError(self._topic)
-        self._consumer.assign(self._partitions)
+    async def _places(self) -> dict[int, int]:
+        """Markers of transactions are passed over without a record: the position stands behind them."""
+        return {tp.partition: await self._consumer.position(tp) for tp in self._partitions}
 
-    async def _close(self) -> None:
-        with suppress(KafkaError, OSError):
-            await self._consumer.stop()
+
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
+    cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001 - the consumer has no public look at the cluster
+    partitions = [TopicPartition(topic, number) for number in sorted(cluster.partitions_for_topic(topic) or ())]
+    if not partitions:
+        raise UnknownTopicOrPartitionError(topic)
+    return partitions
 
 
 def _readable(record: object) -> Inbound | None:

@@ -4,7 +4,7 @@ If they are lost the views are lost too, and a building begins anew.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
@@ -38,7 +38,7 @@ class Build(BaseModel):
 
     generation: int
     source: str
-    place: dict[str, str] | None = None
+    place: Mapping[str, str] | None = None
     is_read: bool = False
     items: int = 0
     accounts: int = 0
@@ -66,10 +66,6 @@ class BuildState:
         """Write it down. Busy where the right to work was lost: then nothing is written."""
         if not await self._cache.script(_WRITE, Call((OPERATOR, BUILD), (self._operator, build.model_dump_json()))):
             raise Busy("another operator's command has taken over")
-
-    async def forget(self) -> None:
-        """There is no building any more."""
-        await self._cache.run("build", partial(self._cache.client.delete, BUILD))
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

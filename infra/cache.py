@@ -178,7 +178,8 @@ class Views:
     async def account(self, username: str) -> Shown[Account]:
         """Balances, positions and counters."""
         try:
-            account = self._read_account(username, await self._fields(username))
+            fields = await self._fields(username)
+            account = self._accounts.of(username, fields, lambda: read_account(username, fields))
         except CacheUnavailable:
             account = await self._ledger.account(username)
             return _shown("account", "bypass", account, account)
@@ -230,6 +231,12 @@ class Views:
             return _shown("transactions", "bypass", _recent(rows, limit, account.counters.transactions), account)
         return _shown("transactions", _source(page), _recent(rows, limit, total), _seen(page))
 
+    async def version(self, username: str) -> int | None:
+        """That of the view alone; None where there is none. CacheUnavailable while Redis is away."""
+        key, *_ = await self._keys(username)
+        text = await self._cache.ask("HGET", key, "version")
+        return None if text is None else int(text)
+
     async def reach(self, username: str, version: int) -> bool:
         """Wait briefly until the view shows a version, else load it; False where even the ledger does not have that version.
 
@@ -238,7 +245,7 @@ class Views:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + REACH_S
         try:
-            while (shown := await self._version(username)) is not None and loop.time() < deadline:
+            while (shown := await self.version(username)) is not None and loop.time() < deadline:
                 if shown >= version:
                     return True
                 await asyncio.sleep(REACH_POLL_S)
@@ -296,17 +303,9 @@ class Views:
     async def _keys(self, username: str) -> tuple[str, str, str, str]:
         return self._layout.keys(username, (await self._generations.live()).serving)
 
-    def _read_account(self, username: str, fields: dict[bytes, bytes]) -> Account | None:
-        return self._accounts.of(username, fields, lambda: read_account(username, fields))
-
     async def _fields(self, username: str) -> dict[bytes, bytes]:
         key, *_ = await self._keys(username)
         return cast("dict[bytes, bytes]", await self._cache.ask("HGETALL", key))  # the client does not decode
-
-    async def _version(self, username: str) -> int | None:
-        key, *_ = await self._keys(username)
-        text = await self._cache.run("view version", lambda: self._cache.client.hget(key, "version"))
-        return None if text is None else int(text)
 
     async def _page(self, username: str, script: Script, argument: str | int, read: Callable[[bytes], R]) -> Page[R] | Snapshot | None:
         """The list from Redis, or the loaded view where Redis has none, or None while Redis is away."""
@@ -350,12 +349,15 @@ class Views:
     async def _kept(self, snapshot: Snapshot, *, anew: bool = False) -> Snapshot:
         """Put it into every generation that lives; a newer one where the account has moved on meanwhile. Not `kept` where that goes on and on."""
         for _ in range(FILL_ATTEMPTS_MAX):
-            live = (await self._generations.live()).all
-            call = self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows, live, anew=anew)
-            if snapshot.is_whole and await self._cache.script(GUARD, call) != GAP:
+            if snapshot.is_whole and await self._put_whole(snapshot, anew=anew) != GAP:
                 return replace(snapshot, kept=True)
             snapshot = await self._read(snapshot.account.username)
         return snapshot
+
+    async def _put_whole(self, snapshot: Snapshot, *, anew: bool) -> bytes:
+        live = (await self._generations.live()).all
+        call = self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows, live, anew=anew)
+        return cast("bytes", await self._cache.script(GUARD, call))
 
     async def _read(self, username: str) -> Snapshot:
         return await self._whole(await self._ledger.account(username))

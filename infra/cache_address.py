@@ -33,8 +33,6 @@ SUBSCRIPTIONS_MAX: Final = 8
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 
-FORMS: Final = "redis://host:port/db, redis+cluster://host:port,… and redis+sentinel://host:port,…/service"
-
 Kind = Literal["server", "cluster", "sentinel"]
 _KINDS: Final[Mapping[str, Kind]] = {"": "server", "cluster": "cluster", "sentinel": "sentinel"}
 
@@ -79,10 +77,7 @@ class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 
 
 class _ClusterPipeline(ClusterPipeline):
-    """Takes scripts and messages too. The client's own refuses both, though a script has keys to be sent by and a message may go to any node."""
-
-    def evalsha(self, digest: str, keys: int, *keys_and_args: Any) -> ClusterPipeline:
-        return self.execute_command("EVALSHA", digest, keys, *keys_and_args)
+    """Takes messages too. The client's own refuses them, though a message may go to any node."""
 
     def publish(self, channel: str, message: bytes) -> ClusterPipeline:  # type: ignore[override] # a pipeline's commands give the pipeline
         return self.execute_command("PUBLISH", channel, message)

@@ -120,7 +120,7 @@ class Cache:
     async def ask_script(self, script: Script, call: Call) -> Any:
         """Read by a script that changes nothing, in one round trip with what else is asked. See `ask`."""
         try:
-            return await self.ask("EVALSHA", script.digest, len(call.keys), *call.keys, *call.args)
+            return await self.ask(*_command(script, call))
         except NoScriptError:
             return await self.script(script, call)
 
@@ -144,23 +144,25 @@ class Cache:
         while self._asked:
             some = [self._asked.popleft() for _ in range(min(len(self._asked), PIPELINE_MAX))]
             try:
-                told = await self.run("reads", partial(self._read, [command for command, _ in some]))
+                told = await self.run("reads", partial(self._send, [command for command, _ in some]))
             except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
                 told = [error] * len(some)
             for (_, answer), one in zip(some, told, strict=True):
                 if not answer.done():
                     _resolve(answer, one)
 
-    async def _read(self, commands: Sequence[_Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[_Command]) -> list[Any]:
+        """The answers in one round trip; errors that are one command's are among them."""
         if len(commands) == 1:
-            return [await self._read_one(commands[0])]
+            return [await self._send_one(commands[0])]
         async with self.client.pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
             answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        return [await self._read_one(command) if isinstance(answer, _UNREACHED) else answer for command, answer in zip(commands, answers, strict=True)]
+        # A cluster's client looks for the node that took over where a single call fails; where a pipeline does, it does not.
+        return [await self._send_one(command) if isinstance(answer, _UNREACHED) else answer for command, answer in zip(commands, answers, strict=True)]
 
-    async def _read_one(self, command: _Command) -> Any:
+    async def _send_one(self, command: _Command) -> Any:
         try:
             return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]  # of the client
         except NoScriptError as error:
@@ -177,28 +179,15 @@ class Cache:
                 CALL_S.labels(operation).observe(time.perf_counter() - started)
 
     async def _evaluate(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        answers = await self._send(script, calls)
+        commands = [_command(script, call) for call in calls]
+        answers = await self._send(commands)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             await self.client.script_load(script.text)
-            answers = await self._send(script, calls)
+            answers = await self._send(commands)
         for answer in answers:
             if isinstance(answer, RedisError):
                 raise answer
         return answers
-
-    async def _send(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        async with self.client.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.evalsha(script.digest, len(call.keys), *call.keys, *call.args)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        # The client looks for the node that took over where a single call fails; where a pipeline does, it does not.
-        return [await self._once(script, call) if isinstance(answer, _UNREACHED) else answer for call, answer in zip(calls, answers, strict=True)]
-
-    async def _once(self, script: Script, call: Call) -> Any:
-        try:
-            return await self.client.evalsha(script.digest, len(call.keys), *call.keys, *call.args)
-        except NoScriptError as error:
-            return error
 
     async def _in_turn(self, turns: asyncio.Semaphore, call: Callable[[], Awaitable[T]]) -> T:
         """One of `connections_max` calls at once, where the client itself does not wait for a free connection."""
@@ -214,6 +203,10 @@ class Cache:
         if not isinstance(error, OutOfMemoryError):  # a server that is full still answers what does not need memory
             self._rests_until = asyncio.get_running_loop().time() + REST_S
         return CacheUnavailable(f"{operation}: {type(error).__name__}: {error}")
+
+
+def _command(script: Script, call: Call) -> _Command:
+    return ("EVALSHA", script.digest, len(call.keys), *call.keys, *call.args)
 
 
 def _resolve(answer: asyncio.Future[Any], told: Any) -> None:

@@ -210,8 +210,6 @@ class Layout:
         return Call(self._all_keys(account.username, generations), (*head, *_body(fields, orders, rows)))
 
     def _all_keys(self, username: str, generations: Sequence[int]) -> tuple[str, ...]:
-        if len(generations) == 1:
-            return self.keys(username, generations[0])
         return tuple(key for generation in generations for key in self.keys(username, generation))
 
     def _bounds(self, username: str) -> tuple[int, int, int]:

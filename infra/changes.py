@@ -6,8 +6,6 @@ it, at most once: what may have been lost is told as lost, and the follower look
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -15,9 +13,7 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from infra.cache_client import PIPELINE_MAX, Cache
-from infra.cache_guard import CHANGES, LOADED, Layout
-from infra.generations import Generations
+from infra.cache_guard import CHANGES, LOADED
 from infra.subscription import Subscription
 from schemas.results import Result, UnreadableResult, decode_result
 
@@ -95,31 +91,6 @@ class Changes:
             RECONNECTS.inc()
         elif follower := self._followers.get(channel.removeprefix(CHANGES)):
             follower.lost()
-
-
-class ShownVersions:
-    """The versions that the views of many accounts show: what a follower has to know in the end, whatever it was told."""
-
-    def __init__(self, cache: Cache, generations: Generations) -> None:
-        self._cache = cache
-        self._generations = generations
-        self._layout = Layout(0)
-
-    async def of(self, usernames: Sequence[str]) -> list[int | None]:
-        """In their order, in a few round trips; None where there is no view. CacheUnavailable while Redis is away."""
-        serving = (await self._generations.live()).serving
-        keys = [self._layout.keys(username, serving)[0] for username in usernames]
-        found: list[bytes | None] = []
-        for start in range(0, len(keys), PIPELINE_MAX):
-            found += await self._cache.run("view versions", partial(self._read, keys[start : start + PIPELINE_MAX]))
-        return [None if text is None else int(text) for text in found]
-
-    async def _read(self, keys: Sequence[str]) -> list[bytes | None]:
-        async with self._cache.client.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.hget(key, "version")
-            found: list[bytes | None] = await pipeline.execute()
-            return found
 
 
 def _tell(follower: Follower, username: str, data: bytes) -> str:

@@ -121,14 +121,19 @@ class Dynamo:
         await self.call("get_item", TableName=LEDGER.name, Key={"pk": {"S": "PING"}, "sk": {"S": "PING"}})
 
 
-async def query_pages(dynamo: Dynamo, *, most: int | None = None, page_max: int | None = None, **query: Any) -> AsyncIterator[dict[str, Any]]:
-    """The answers of a consistent query, page by page, until there are no more items or `most` have come; no page has more than `page_max`."""
-    start: dict[str, Any] = {}
+async def query_pages(
+    dynamo: Dynamo, *, operation: str = "query", after: Item | None = None, most: int | None = None, page_max: int | None = None, **query: Any
+) -> AsyncIterator[dict[str, Any]]:
+    """The answers of a consistent query, or scan, page by page, until there are no more items or `most` have come; no page has more than `page_max`.
+
+    `after`: the key behind which it begins, `LastEvaluatedKey` of an answer.
+    """
+    start: dict[str, Any] = {"ExclusiveStartKey": after} if after else {}
     left = most
     while left is None or left > 0:
         bounds = [bound for bound in (left, page_max) if bound is not None]
         limited = {"Limit": min(bounds)} if bounds else {}
-        answer = await dynamo.call("query", ConsistentRead=True, **query, **limited, **start)
+        answer = await dynamo.call(operation, ConsistentRead=True, **query, **limited, **start)
         yield answer
         if "LastEvaluatedKey" not in answer:
             return

@@ -10,12 +10,13 @@ A process acts on what it knows of the pointer for at most `KNOWN_S`, and a call
 acts on what was before.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, cast, get_args
 
 from infra.cache_client import Cache, Call, Script
+from infra.known import Known
 
 POINTER: Final = "projections"
 KNOWN_S: Final = 0.5
@@ -67,24 +68,15 @@ class Generations:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._live = Live()
-        self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._known = Known(self._read, memory_s=KNOWN_S)
 
     async def live(self) -> Live:
         """What lives, as it was at most `KNOWN_S` ago."""
-        if self._is_old():
-            async with self._reading:
-                if self._is_old():
-                    await self.read()
-        return self._live
+        return await self._known.value()
 
     async def read(self) -> Live:
         """What lives now."""
-        started = asyncio.get_running_loop().time()
-        self._live = _live(await self._cache.run("generations", self._fields))
-        self._read_at = started
-        return self._live
+        return await self._known.again()
 
     async def change(self, before: Live, after: Live) -> None:
         """Set the pointer. Conflict where it is not as it was before. Others know of it after `SETTLED_S` at the latest."""
@@ -92,11 +84,8 @@ class Generations:
             raise Conflict("the generations were changed by somebody else")
         await self.read()
 
-    def _is_old(self) -> bool:
-        return asyncio.get_running_loop().time() - self._read_at >= KNOWN_S
-
-    async def _fields(self) -> Mapping[bytes, bytes]:
-        return cast("Mapping[bytes, bytes]", await self._cache.client.hgetall(POINTER))
+    async def _read(self) -> Live:
+        return _live(cast("Mapping[bytes, bytes]", await self._cache.run("generations", partial(self._cache.client.hgetall, POINTER))))
 
 
 def _live(fields: Mapping[bytes, bytes]) -> Live:

@@ -1,10 +1,10 @@
 """All accounts of the ledger, page by page: for what is made anew of every one of them."""
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from infra.dynamo import Dynamo, Item
+from infra.dynamo import Dynamo, Item, query_pages
 from infra.ledger_items import read_account
 from schemas.ledger import Account
 from schemas.tables import ACCOUNT_SK, LEDGER
@@ -23,30 +23,19 @@ class Page:
     `unreadable`: partition keys of accounts whose item cannot be read.
     """
 
-    accounts: list[Account]
+    accounts: Sequence[Account]
     place: Place | None
     items: int
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: Sequence[str] = ()
 
 
 async def account_pages(dynamo: Dynamo, place: Place | None = None, *, page_items: int = PAGE_ITEMS) -> AsyncIterator[Page]:
     """The pages behind a place, each consistent as of its reading. DynamoUnavailable: the pages so far hold."""
-    key: dict[str, Any] = {"ExclusiveStartKey": _key(place)} if place else {}
-    while True:
-        answer = await dynamo.call(
-            "scan",
-            TableName=LEDGER.name,
-            ConsistentRead=True,
-            Limit=page_items,
-            FilterExpression="sk = :account",
-            ExpressionAttributeValues={":account": {"S": ACCOUNT_SK}},
-            **key,
-        )
-        last: Item | None = answer.get("LastEvaluatedKey")
-        yield _page(answer["Items"], {name: value["S"] for name, value in last.items()} if last else None, answer["ScannedCount"])
-        if not last:
-            return
-        key = {"ExclusiveStartKey": last}
+    of_accounts: dict[str, Any] = {"FilterExpression": "sk = :account", "ExpressionAttributeValues": {":account": {"S": ACCOUNT_SK}}}
+    after = {name: {"S": value} for name, value in place.items()} if place else None
+    async for answer in query_pages(dynamo, operation="scan", after=after, page_max=page_items, TableName=LEDGER.name, **of_accounts):
+        last: Item = answer.get("LastEvaluatedKey", {})
+        yield _page(answer["Items"], {name: value["S"] for name, value in last.items()} or None, answer["ScannedCount"])
 
 
 async def items_about(dynamo: Dynamo) -> int:
@@ -62,7 +51,3 @@ def _page(items: list[Item], place: Place | None, looked_through: int) -> Page:
         except (ValueError, KeyError):
             unreadable.append(item["pk"]["S"])
     return Page(accounts, place, looked_through, unreadable)
-
-
-def _key(place: Place) -> Item:
-    return {name: {"S": value} for name, value in place.items()}

@@ -18,6 +18,7 @@ from prometheus_client import Counter
 from infra.cache_client import Cache, CacheUnavailable, Call, Script
 from infra.candles import put_ended, read_running
 from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code, from_item, query_pages, to_attribute, to_item
+from infra.known import Known
 from schemas.candles import Priced, begun
 from schemas.market import Asset, PriceChanged, UnreadableMarketEvent, asset_adapter, decode_asset, decode_price, encode_asset, encode_price, price_adapter
 from schemas.money import EXACT, significant_scale
@@ -157,27 +158,14 @@ class MarketCache:
     def __init__(self, cache: Cache, store: MarketStore, *, memory_s: float = MEMORY_S) -> None:
         self._cache = cache
         self._store = store
-        self._memory_s = memory_s
-        self._reading = asyncio.Lock()
+        self._known = Known(self._current, memory_s=memory_s)
         self._snapshot = MarketSnapshot()
         self._raw: Mapping[str, Mapping[str, bytes]] = _NOTHING_READ
-        self._read_at = self._good_at = self._away_until = float("-inf")
+        self._good_at = self._away_until = float("-inf")
 
     async def snapshot(self) -> MarketSnapshot:
         """Everything at one moment. The same object as before where nothing has changed, or where nobody answers, up to `STALE_S_MAX`."""
-        if self._is_old():
-            async with self._reading:
-                if self._is_old():
-                    started = asyncio.get_running_loop().time()
-                    try:
-                        self._snapshot = await self._read()
-                        self._good_at = started
-                    except DynamoUnavailable as error:
-                        if started - self._good_at > STALE_S_MAX:
-                            raise
-                        log.warning("market is shown from memory: neither cache nor table answers", age_s=round(started - self._good_at, 1), error=str(error))
-                    self._read_at = started
-        return self._snapshot
+        return await self._known.value()
 
     async def asset(self, asset_id: str) -> Asset | None:
         """One asset; None where there is none of that id (ids are upper case)."""
@@ -215,8 +203,16 @@ class MarketCache:
         if arguments:
             await self._cache.script(_PUT_PRICES, Call((PRICES_KEY,), tuple(arguments)))
 
-    def _is_old(self) -> bool:
-        return asyncio.get_running_loop().time() - self._read_at >= self._memory_s
+    async def _current(self) -> MarketSnapshot:
+        started = asyncio.get_running_loop().time()
+        try:
+            self._snapshot = await self._read()
+            self._good_at = started
+        except DynamoUnavailable as error:
+            if started - self._good_at > STALE_S_MAX:
+                raise
+            log.warning("market is shown from memory: neither cache nor table answers", age_s=round(started - self._good_at, 1), error=str(error))
+        return self._snapshot
 
     async def _read(self) -> MarketSnapshot:
         if asyncio.get_running_loop().time() < self._away_until:

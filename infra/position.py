@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from events.lag import partition_of
 from infra.cache_client import Cache, CacheUnavailable
 from infra.clock import Clock
+from infra.known import Known
 from schemas.instants import EPOCH
 
 POSITION: Final = "projector:position"
@@ -71,7 +72,8 @@ class Position:
             return
         self._caught_up = {partition: at for partition, at in self._caught_up.items() if partition in places}
         if places.keys() - self._caught_up.keys():
-            self._caught_up = {partition: told.caught_up for partition, told in (await _read(self._cache)).items()} | self._caught_up
+            before, _ = await _read(self._cache)
+            self._caught_up = {partition: told.caught_up for partition, told in before.items()} | self._caught_up
         for partition, (reach, end) in places.items():
             marks = self._marks.setdefault(partition, deque(maxlen=MARKS_MAX))
             marks.append((now, end))
@@ -94,34 +96,21 @@ class ProjectionLag:
     """The door's side: how old what the views show may be. `memory_s`: the age up to which what was read is not read again."""
 
     def __init__(self, cache: Cache, clock: Clock, *, memory_s: float = TELL_S) -> None:
-        self._memory_s = memory_s
         self._cache = cache
         self._clock = clock
-        self._told: Mapping[int, _Told] = {}
-        self._partitions = 0
-        self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._known = Known(self._read, memory_s=memory_s)
 
     async def ms(self, username: str) -> int | None:
         """Milliseconds for which results of this account's partition have waited to be shown: 0 where none waits. None where nobody knows."""
-        if self._is_old():
-            async with self._reading:
-                if self._is_old():
-                    await self._read()
-        told = self._told.get(_partition(username, self._partitions)) if self._partitions else None
+        known, partitions = await self._known.value()
+        told = known.get(_partition(username, partitions)) if partitions else None
         return told.lag_ms(_ms(self._clock.now())) if told else None
 
-    def _is_old(self) -> bool:
-        return asyncio.get_running_loop().time() - self._read_at >= self._memory_s
-
-    async def _read(self) -> None:
-        started = asyncio.get_running_loop().time()
+    async def _read(self) -> tuple[Mapping[int, _Told], int]:
         try:
-            fields = await _fields(self._cache)
-            self._told, self._partitions = _parsed(fields), int(fields.get(COUNT.encode(), 0))
+            return await _read(self._cache)
         except CacheUnavailable:
-            self._told, self._partitions = {}, 0
-        self._read_at = started
+            return {}, 0
 
 
 @lru_cache(PARTITIONS_KNOWN)
@@ -129,16 +118,10 @@ def _partition(username: str, partitions: int) -> int:
     return partition_of(username, range(partitions))
 
 
-async def _read(cache: Cache) -> dict[int, _Told]:
-    return _parsed(await _fields(cache))
-
-
-async def _fields(cache: Cache) -> dict[bytes, bytes]:
-    return cast("dict[bytes, bytes]", await cache.run("position", lambda: cache.client.hgetall(POSITION)))  # the client does not decode
-
-
-def _parsed(fields: Mapping[bytes, bytes]) -> dict[int, _Told]:
-    return {int(name): _Told(*map(int, text.split())) for name, text in fields.items() if name.isdigit()}
+async def _read(cache: Cache) -> tuple[dict[int, _Told], int]:
+    """By partition what was told of it, and how many there are; 0 while nobody has told that."""
+    fields = cast("dict[bytes, bytes]", await cache.run("position", lambda: cache.client.hgetall(POSITION)))  # the client does not decode
+    return {int(name): _Told(*map(int, text.split())) for name, text in fields.items() if name.isdigit()}, int(fields.get(COUNT.encode(), 0))
 
 
 def _ms(instant: datetime) -> int:

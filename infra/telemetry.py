@@ -44,16 +44,10 @@ class TelemetryMissing(RuntimeError):
 def configure(service_name: str, settings: Settings) -> Callable[[], None]:
     """Set up logs and, where `otlp_endpoint` is set, traces. Once per process, before anything logs.
 
-    Returns what flushes the last lines and spans; call it when the process ends. TelemetryMissing where the extra `telemetry` is needed and missing.
+    Returns what flushes the last spans; call it when the process ends. TelemetryMissing where the extra `telemetry` is needed and missing.
     """
-    lines = _configure_logs(service_name, settings.log_level)
-    flush_spans = _install_tracing(service_name, settings.otlp_endpoint) if settings.otlp_endpoint else _nothing
-
-    def flush() -> None:
-        flush_spans()
-        lines.flush()
-
-    return flush
+    _configure_logs(service_name, settings.log_level)
+    return _install_tracing(service_name, settings.otlp_endpoint) if settings.otlp_endpoint else _nothing
 
 
 def bind(*, request_id: str | None = None, username: str | None = None) -> None:
@@ -65,7 +59,7 @@ def _nothing() -> None:
     pass
 
 
-def _configure_logs(service_name: str, level: str) -> Lines:
+def _configure_logs(service_name: str, level: str) -> None:
     lines = Lines(sys.stdout.buffer)
     atexit.register(lines.flush)
     stamped = structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp")
@@ -93,7 +87,6 @@ def _configure_logs(service_name: str, level: str) -> Lines:
     handler.addFilter(Repeats())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
-    return lines
 
 
 def _rendered(stamped: structlog.types.Processor, ordered: structlog.types.Processor) -> Callable[[Any, str, Event], bytes]:

@@ -28,10 +28,8 @@ end
 local accounts = {hash(KEYS[1]), hash(KEYS[5])}
 for _, account in ipairs(accounts) do account.status = account.status or '"active"' end
 local names = {}
-if differ(accounts[1], accounts[2]) then
-  for name, value in pairs(accounts[1]) do if accounts[2][name] ~= value then names[#names + 1] = name end end
-  for name in pairs(accounts[2]) do if accounts[1][name] == nil then names[#names + 1] = name end end
-end
+for name, value in pairs(accounts[1]) do if accounts[2][name] ~= value then names[#names + 1] = name end end
+for name in pairs(accounts[2]) do if accounts[1][name] == nil then names[#names + 1] = name end end
 if differ(hash(KEYS[2]), hash(KEYS[6])) then names[#names + 1] = 'orders' end
 if differ(redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES'), redis.call('ZRANGE', KEYS[7], 0, -1, 'WITHSCORES')) then names[#names + 1] = 'order_index' end
 if differ(redis.call('LRANGE', KEYS[4], 0, -1), redis.call('LRANGE', KEYS[8], 0, -1)) then names[#names + 1] = 'tx' end

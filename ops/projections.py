@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from events.envelope import Inbound
-from events.reader import Reader
+from events.reader import reading
 from events.topics import RESULTS, BrokerError
 from infra.build_state import Build, BuildState, Busy
 from infra.cache import Arrived, Cache, CacheUnavailable, Views
@@ -21,14 +21,14 @@ from infra.cache_guard import Layout
 from infra.clock import SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.generations import Conflict, Generations, Live
-from infra.ledger_accounts import account_pages, items_about
+from infra.ledger_accounts import Page, Place, account_pages, items_about
 from infra.parked import ParkingLedger
 from infra.settings import Settings
 from infra.view_check import Compared, Found, ViewCheck
 from ops import rebuild as rebuilding
 from ops.operator import err, out, print_rows, stopped, store
 from ops.progress import Bar
-from ops.rebuild import NotNow, Part, Parts
+from ops.rebuild import NotNow, Parts
 from ops.target import HomeDir, NoTarget, Target, Url, find
 from schemas.ledger import Account
 from schemas.requests import USERNAME_PATTERN
@@ -248,7 +248,7 @@ def parts_of(target: Target, cache: Cache, dynamo: Dynamo, watcher: rebuilding.W
         check=ViewCheck(cache, Layout(ttl_s)),
         state=BuildState(cache, SystemIds().new()),
         account=ledger.account,
-        accounts=partial(_accounts, dynamo),
+        accounts=partial(account_pages, dynamo),
         replay=partial(_replay, target.kafka, views),
         items_about=partial(items_about, dynamo),
         watcher=watcher,
@@ -257,26 +257,21 @@ def parts_of(target: Target, cache: Cache, dynamo: Dynamo, watcher: rebuilding.W
     )
 
 
-async def _accounts(dynamo: Dynamo, place: dict[str, str] | None) -> AsyncIterator[Part]:
-    async for page in account_pages(dynamo, place):
-        yield Part(page.accounts, dict(page.place) if page.place else None, page.items, page.unreadable)
-
-
-async def _replay(kafka: str, views: Views, place: dict[str, str] | None) -> AsyncIterator[Part]:
+async def _replay(kafka: str, views: Views, place: Place | None) -> AsyncIterator[Page]:
     """Results from their places on are shown in every generation: the one that serves has them already.
 
     Twice up to the end, as it is then. The first time every account comes into the new generation: from then on the projector puts each result into it.
     What it could not put before lies before the second end.
     """
     places = {int(partition): int(offset) for partition, offset in (place or {}).items()}
-    async with Reader(kafka, client_id="cnop-operator", topic=RESULTS) as reader:
+    async with reading(kafka, client_id="cnop-operator", topic=RESULTS) as reader:
         for _ in range(2):
             async for records, behind in reader.batches(places, await reader.ends()):
                 arrived = [one for record in records if (one := _arrived(record)) is not None]
                 await views.put(arrived, again=True)
                 places = behind
-                yield Part([], {str(partition): str(offset) for partition, offset in places.items()}, len(records))
-    yield Part([], None, 0)
+                yield Page([], {str(partition): str(offset) for partition, offset in places.items()}, len(records))
+    yield Page([], None, 0)
 
 
 def _arrived(record: Inbound) -> Arrived | None:

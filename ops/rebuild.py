@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from infra.build_state import Build, BuildState
 from infra.cache import Views
 from infra.generations import SETTLED_S, Generations, Live
+from infra.ledger_accounts import Page, Place
 from infra.view_check import Compared, ViewCheck
 from schemas.ledger import Account
 
@@ -28,18 +29,8 @@ class NotNow(RuntimeError):
     """The generations are not in a state for this. The text says what to do first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a source gives at a time. `place`: to go on behind it, None at the end. `items`: what was looked through for it. `unreadable`: names."""
-
-    accounts: Sequence[Account]
-    place: dict[str, str] | None
-    items: int
-    unreadable: Sequence[str] = ()
-
-
-Accounts = Callable[[dict[str, str] | None], AsyncIterator[Part]]
-"""All accounts, from a place on."""
+Pages = Callable[[Place | None], AsyncIterator[Page]]
+"""What there is from a place on."""
 
 
 class Watcher(Protocol):
@@ -58,7 +49,7 @@ class Watcher(Protocol):
 class Parts:
     """What an operator's command works with.
 
-    `accounts` are the ledger's; `replay` shows results again, its parts have no accounts. `pause` sleeps for seconds, `timer` tells
+    `accounts` are the ledger's; `replay` shows results again, its pages have no accounts. `pause` sleeps for seconds, `timer` tells
     monotonic ones.
     """
 
@@ -67,8 +58,8 @@ class Parts:
     check: ViewCheck
     state: BuildState
     account: Callable[[str], Awaitable[Account]]
-    accounts: Accounts
-    replay: Accounts
+    accounts: Pages
+    replay: Pages
     items_about: Callable[[], Awaitable[int]]
     watcher: Watcher
     timer: Callable[[], float]
@@ -166,46 +157,46 @@ class _Work:
         self._parts.watcher.phase("compares with what is read now", items=await self._parts.items_about())
         await self._go_through(build, self._parts.accounts, self._compare)
 
-    async def _go_through(self, build: Build, source: Accounts, take: Callable[[Build, Part], Awaitable[None]]) -> None:
-        async for part in source(build.place):
-            await take(build, part)
-            build.place, build.items = part.place, build.items + part.items
-            build.failed += [name for name in part.unreadable if name not in build.failed]
+    async def _go_through(self, build: Build, source: Pages, take: Callable[[Build, Page], Awaitable[None]]) -> None:
+        async for page in source(build.place):
+            await take(build, page)
+            build.place, build.items = page.place, build.items + page.items
+            build.failed += [name for name in page.unreadable if name not in build.failed]
             await self._parts.state.write(build)
             await self._unchanged()
-            self._parts.watcher.step(build, part.items)
+            self._parts.watcher.step(build, page.items)
 
     async def _unchanged(self) -> None:
         if await self._parts.generations.live() != self._live:
             raise NotNow("The generations were changed by somebody else, or Redis has lost them: nothing was switched. Begin again.")
 
-    async def _count(self, build: Build, part: Part) -> None:
-        build.shown += part.items
+    async def _count(self, build: Build, page: Page) -> None:
+        build.shown += page.items
 
-    async def _load(self, build: Build, part: Part) -> None:
-        missing = [account for account, compared in await self._compared(part) if _is_missing(compared)]
+    async def _load(self, build: Build, page: Page) -> None:
+        missing = [account for account, compared in await self._compared(page) if _is_missing(compared)]
         await self._fill(build, missing)
-        build.accounts += len(part.accounts)
+        build.accounts += len(page.accounts)
 
-    async def _compare(self, build: Build, part: Part) -> None:
-        compared = await self._compared(part)
+    async def _compare(self, build: Build, page: Page) -> None:
+        compared = await self._compared(page)
         missing = [account for account, one in compared if _is_missing(one)]
         await self._fill(build, missing)
         build.filled += len(missing)
         for account, one in compared:
             if one.one is not None and one.other is not None and one.differs and len(build.differ) < DIFFER_TOLD_MAX:
                 build.differ[account.username] = list(one.differs)
-        build.checked += len(part.accounts)
+        build.checked += len(page.accounts)
 
-    async def _compared(self, part: Part) -> list[tuple[Account, Compared]]:
+    async def _compared(self, page: Page) -> list[tuple[Account, Compared]]:
         standby = self._live.standby or 0
-        compared = await self._parts.check.compare([account.username for account in part.accounts], self._live.serving, standby)
-        return list(zip(part.accounts, compared, strict=True))
+        compared = await self._parts.check.compare([account.username for account in page.accounts], self._live.serving, standby)
+        return list(zip(page.accounts, compared, strict=True))
 
     async def _fill(self, build: Build, accounts: Sequence[Account]) -> None:
         for start in range(0, len(accounts), AT_ONCE):
             some = accounts[start : start + AT_ONCE]
-            # None is to be left running behind a raised error: the part is done again then.
+            # None is to be left running behind a raised error: the page is done again then.
             filled = await asyncio.gather(*map(self._parts.views.refill, some), return_exceptions=True)
             for account, one in zip(some, filled, strict=True):
                 if isinstance(one, BaseException):

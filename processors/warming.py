@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import structlog
 from prometheus_client import Counter
 
-from events.reader import Reader
+from events.reader import reading
 from events.topics import RESULTS, BrokerError
 from infra.dynamo import DynamoUnavailable
 from infra.ledger_bound import TooManyReads
@@ -56,7 +56,7 @@ async def warm_and_wait(views: WarmViews, assigned: Callable[[], Iterable[tuple[
 
 async def recent(bootstrap: str, partitions: Iterable[int], accounts_max: int) -> list[str]:
     """The accounts with the newest results in some partitions, the newest first. BrokerError where they cannot be read."""
-    async with Reader(bootstrap, client_id="cnop-warming", topic=RESULTS) as reader:
+    async with reading(bootstrap, client_id="cnop-warming", topic=RESULTS) as reader:
         ends = await reader.ends()
         wanted = set(partitions) & ends.keys()
         back = accounts_max * RESULTS_PER_ACCOUNT // max(1, len(wanted))

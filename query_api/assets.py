@@ -101,10 +101,10 @@ async def get_asset(request: Request[Any, Any, Any], inventory: Inventory, asset
 ROUTES: Final = (list_assets, get_asset)
 
 
-def parse_asset_id(text: str) -> str:
-    """The asset id in upper case. ProblemError 422 where the text cannot be one."""
+def parse_asset_id(text: str, pointer: str = "#/path/asset_id") -> str:
+    """The asset id in upper case. ProblemError 422 with the pointer where the text cannot be one."""
     if not ASSET_ID.fullmatch(text):
-        raise ProblemError("validation-failed", "An asset id has 1 to 10 letters and digits.", pointer="#/path/asset_id")
+        raise ProblemError("validation-failed", "An asset id has 1 to 10 letters and digits.", pointer=pointer)
     return text.upper()
 
 

@@ -12,7 +12,6 @@ from infra.http import Caller, ProblemError
 from infra.position import ProjectionLag
 from query_api.bodies import Bodies
 from query_api.tags import Body, body_of, tagged
-from schemas.instants import EPOCH
 from schemas.views import AsOf, OfAccount, read_consistency_token
 from schemas.views import consistency_token as token_of
 
@@ -103,7 +102,7 @@ async def answer(by: Asked, shown: Shown[Any], body: OfAccount, as_of: AsOf | No
 
     `as_of`: the earlier version that the body shows, where that was asked for; the headers tell of the account as it is.
     """
-    return await _told(by, shown, _encoded(body, as_of or _as_of(shown)))
+    return await _told(by, shown, _encoded(body, as_of or AsOf.of(shown.version, shown.at)))
 
 
 async def answer_again(by: Asked, shown: Shown[Any], of: str, basis: tuple[Any, ...], make: Callable[[], OfAccount]) -> Response[bytes]:
@@ -111,7 +110,7 @@ async def answer_again(by: Asked, shown: Shown[Any], of: str, basis: tuple[Any, 
 
     `of` names what is read, with its filters; `basis` is all that the body is made of beside the version that is shown.
     """
-    body = by.bodies.of(by.username, of, (shown.version, shown.at, *basis), lambda: _encoded(make(), _as_of(shown)))
+    body = by.bodies.of(by.username, of, (shown.version, shown.at, *basis), lambda: _encoded(make(), AsOf.of(shown.version, shown.at)))
     return await _told(by, shown, body)
 
 
@@ -124,10 +123,6 @@ async def _told(by: Asked, shown: Shown[Any], body: Body) -> Response[bytes]:
 def _encoded(body: OfAccount, as_of: AsOf) -> Body:
     body.as_of = as_of
     return body_of(body.model_dump_json().encode())
-
-
-def _as_of(shown: Shown[Any]) -> AsOf:
-    return AsOf(version=shown.version, at=shown.at if shown.at > EPOCH else None)
 
 
 async def _headers(by: Asked, shown: Shown[Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from infra import http_problems
 from infra.cache import Cache, Denylist, Views
 from infra.cache_policy import CachePolicy
 from infra.candles import BoundedCandles, CandleReads, CandleStore
-from infra.changes import Changes, ShownVersions
+from infra.changes import Changes
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
 from infra.generations import Generations
@@ -71,8 +71,7 @@ def build(settings: Settings) -> DoorApp:
     dynamo = Dynamo(settings.dynamodb_url, settings.aws_region)
     cache = Cache(settings.redis_url, client_name=NAME)
     ledger = BoundedReads(ParkingLedger(dynamo))
-    generations = Generations(cache)
-    views = Views(cache, ledger, generations, ttl_s=settings.view_ttl_s)
+    views = Views(cache, ledger, Generations(cache), ttl_s=settings.view_ttl_s)
     market = MarketCache(cache, MarketStore(dynamo))
     revocations = Denylist(cache, clock)
     sources = Sources(
@@ -86,7 +85,6 @@ def build(settings: Settings) -> DoorApp:
         streams=Streams(
             views,
             Changes(cache.client),
-            ShownVersions(cache, generations),
             market=market,
             revocations=revocations,
             clock=clock,

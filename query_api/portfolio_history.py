@@ -1,6 +1,5 @@
 """What the caller's account was worth over time: from the ends of its days, or within days from its entries, at the closes of candles."""
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
@@ -17,6 +16,7 @@ from infra.market import MarketCache
 from query_api.fresh import Asked, answer, fresh
 from query_api.given import GivenCandles, GivenClock, GivenLedger
 from query_api.portfolio import market_now
+from query_api.time_travel import each
 from schemas.candles import Close
 from schemas.instants import day_of
 from schemas.ledger import Account, Entry
@@ -149,12 +149,5 @@ async def _owned(ledger: LedgerReads, account: Account, at: Sequence[datetime]) 
 
 
 async def _closes(candles: CandleReads, step: Step, at: Sequence[datetime], owned: Sequence[Owned]) -> dict[str, list[Close]]:
-    slots = asyncio.Semaphore(CLOSES_AT_ONCE)
-
-    async def of_asset(asset_id: str, first: datetime, last: datetime) -> list[Close]:
-        async with slots:
-            return await candles.closes(asset_id, PRICED_BY[step], first, last)
-
     spans = held_between(at, owned)
-    found = await asyncio.gather(*(of_asset(asset_id, first, last) for asset_id, (first, last) in spans.items()))
-    return dict(zip(spans, found, strict=True))
+    return await each(spans, lambda asset_id: candles.closes(asset_id, PRICED_BY[step], *spans[asset_id]), at_once=CLOSES_AT_ONCE)

@@ -7,7 +7,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from infra.cache import CacheUnavailable, Views
-from infra.changes import Changes, ShownVersions
+from infra.changes import Changes
 from infra.clock import Clock
 from infra.http import Background, Caller, ProblemError, Revocations
 from infra.market import MarketCache
@@ -39,7 +39,6 @@ class Streams:
         self,
         views: Views,
         changes: Changes,
-        versions: ShownVersions,
         *,
         market: MarketCache,
         revocations: Revocations,
@@ -49,7 +48,6 @@ class Streams:
     ) -> None:
         self._views = views
         self._changes = changes
-        self._versions = versions
         self._revocations = revocations
         self._clock = clock
         self._listeners_max = listeners_max
@@ -159,10 +157,11 @@ class Streams:
 
     async def _beat(self, group: tuple[Listener, ...]) -> None:
         now = self._clock.now()
-        asked = await asyncio.gather(*(self._is_revoked(listener.caller) for listener in group), return_exceptions=True)
-        revoked = [answer is True for answer in asked]  # where nobody can tell, a token in time is enough
-        for listener, is_revoked in zip(group, revoked, strict=True):
-            if is_revoked or listener.caller.expires_at <= now:
+        callers = [listener.caller for listener in group]
+        revoked = await asyncio.gather(*(self._revocations.is_revoked(caller.token_id, caller.family) for caller in callers), return_exceptions=True)
+        for listener, answer in zip(group, revoked, strict=True):
+            # While nobody can tell, a token in time is enough, as it is for other reads.
+            if answer is True or listener.caller.expires_at <= now:
                 listener.end("unauthorized")
             else:
                 listener.push(stream_events.HEARTBEAT)
@@ -172,7 +171,7 @@ class Streams:
     async def _compare(self, usernames: list[str]) -> None:
         """With the views, so that whatever was lost in between is made up for. While Redis is away nothing changes there."""
         try:
-            shown = await self._versions.of(usernames)
+            shown = await asyncio.gather(*map(self._views.version, usernames))
         except CacheUnavailable:
             return
         except Exception:
@@ -181,13 +180,6 @@ class Streams:
         for username, version in zip(usernames, shown, strict=True):
             if feed := self._feeds.get(username):
                 feed.seen(version)
-
-    async def _is_revoked(self, caller: Caller) -> bool:
-        """While the denylist is away a token in time is enough, as it is for other reads."""
-        try:
-            return await self._revocations.is_revoked(caller.token_id, caller.family)
-        except CacheUnavailable:
-            return False
 
 
 _LATER: Final = {"Retry-After": str(RETRY_AFTER_S)}

@@ -77,7 +77,7 @@ class Past:
         shown, version, _ = await self.find(shown, as_of)
         then = await account_at(self._ledger, shown.value, version)
         cash = balance_view(then.cash.get(HOME_CURRENCY), version, then.status)
-        return await answer(by, shown, BalanceThen(**dict(cash), **await self._opened(then)), _as_of(then))
+        return await answer(by, shown, BalanceThen(**dict(cash), **await self._opened(then)), AsOf.of(version, then.at))
 
     async def portfolio(self, by: Asked, shown: Shown[Account], as_of: str, market: MarketSnapshot) -> Response[bytes]:
         """The answer to a read of the portfolio. `market` has the names of assets, and the prices of now."""
@@ -85,7 +85,7 @@ class Past:
         then = await account_at(self._ledger, shown.value, version)
         prices = await self._prices(then, at or then.at, market)
         holdings = portfolio_of(then, prices, market.by_id)
-        return await answer(by, shown, PortfolioThen(**dict(holdings), **await self._opened(then)), _as_of(then))
+        return await answer(by, shown, PortfolioThen(**dict(holdings), **await self._opened(then)), AsOf.of(version, then.at))
 
     async def find(self, shown: Shown[Account], as_of: str) -> tuple[Shown[Account], int, datetime | None]:
         """The account of now, the version that is asked for, and the time, where one is asked for. Where the view may be behind it, the ledger is read."""
@@ -177,7 +177,7 @@ async def account_at(ledger: LedgerReads, now: Account, version: int) -> Account
 async def as_of_version(ledger: LedgerReads, shown: Shown[Account], version: int) -> AsOf:
     """A version with its time, as `account_at` tells it."""
     if version == shown.version:
-        return _as_of(shown.value)
+        return AsOf.of(version, shown.value.at)
     last = await _last(ledger, shown.value.username, version)
     return AsOf(version=version, at=last.at if last else None)
 
@@ -220,9 +220,9 @@ async def close_at(candles: CandleReads, asset_id: str, at: datetime, now: datet
     return None
 
 
-async def each(wanted: Iterable[T], read: Callable[[T], Awaitable[R]]) -> dict[T, R]:
-    """What reads give, `READS_AT_ONCE` of them at a time."""
-    slots, keys = asyncio.Semaphore(READS_AT_ONCE), list(wanted)
+async def each(wanted: Iterable[T], read: Callable[[T], Awaitable[R]], *, at_once: int = READS_AT_ONCE) -> dict[T, R]:
+    """What reads give, `at_once` of them at a time."""
+    slots, keys = asyncio.Semaphore(at_once), list(wanted)
 
     async def one(key: T) -> R:
         async with slots:
@@ -301,10 +301,6 @@ def _runs(versions: Sequence[int]) -> Iterator[tuple[int, int]]:
         run = (run[0] if run else version, version)
     if run:
         yield run
-
-
-def _as_of(then: Account) -> AsOf:
-    return AsOf(version=then.version, at=then.at if then.at > EPOCH else None)
 
 
 def _invalid(detail: str) -> ProblemError:

@@ -125,7 +125,7 @@ def stream_price(price: PriceChanged) -> StreamPrice:
 
 def _balance(cash: CashLine | None, of: Account | Result, status: AccountStatus) -> BalanceView:
     view = balance_view(cash, of.version, status)
-    view.as_of = AsOf(version=of.version, at=of.at if of.version else None)
+    view.as_of = AsOf.of(of.version, of.at)
     return view
 
 

@@ -2,13 +2,14 @@
 
 import hashlib
 import re
+from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
-from schemas.instants import Instant
+from schemas.instants import EPOCH, Instant
 from schemas.ledger import AccountStatus, CloseReason
 from schemas.money import Amount
 from schemas.requests import OrderType
@@ -28,6 +29,11 @@ class AsOf(BaseModel):
 
     version: int = 0
     at: Instant | None = None
+
+    @classmethod
+    def of(cls, version: int, at: datetime) -> "AsOf":
+        """As an account tells it, whose time is the epoch where nothing was decided."""
+        return cls(version=version, at=at if at > EPOCH else None)
 
 
 class OfAccount(BaseModel):

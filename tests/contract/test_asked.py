@@ -1,8 +1,6 @@
 """Reads that share round trips: each is answered for itself, and none is harmed by what becomes of another."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -10,23 +8,10 @@ from prometheus_client import REGISTRY
 from redis.exceptions import ResponseError
 
 from infra.cache_client import PIPELINE_MAX, Cache, CacheUnavailable, Call, Script
-from tests.valkey import Valkey, valkey
+from tests.valkey import Valkey
 
 READERS = 3 * PIPELINE_MAX
 ECHO = Script("echo", "return {KEYS[1], ARGV[1]}")
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Valkey]:
-    async with valkey(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-async def cache(server: Valkey) -> AsyncIterator[Cache]:
-    connected = Cache(server.url, client_name="test")
-    yield connected
-    await connected.stop()
 
 
 def round_trips() -> float:

@@ -4,37 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
 import pytest
 
 from infra.cache import Arrived, Cache, Views
 from infra.cache_client import PIPELINE_MAX
 from infra.cache_guard import CHANGES, LOADED
-from infra.changes import Changes, ShownVersions
+from infra.changes import Changes
 from infra.generations import Generations
 from infra.subscription import CHANNELS_AT_ONCE
 from schemas.results import Result, encode_result
 from tests.fakes.histories import History, HistoryReads
-from tests.valkey import Valkey, valkey
+from tests.valkey import Valkey
 from tests.waiting import eventually
 
 DEADLINE_S = 10.0
 NUMBERS = count(1)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Valkey]:
-    """One that a test may stop."""
-    async with valkey(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-async def cache(server: Valkey) -> AsyncIterator[Cache]:
-    cache = Cache(server.url, client_name="test")
-    yield cache
-    await cache.stop()
 
 
 @pytest.fixture
@@ -141,8 +126,7 @@ async def test_followed_while_redis_is_away(server: Valkey, cache: Cache, change
 async def test_the_versions_of_many_views(cache: Cache) -> None:
     """In the order in which they were asked for, over more than one round trip; none for an account without a view."""
     histories = [a_history() for _ in range(PIPELINE_MAX + 3)]
-    generations = Generations(cache)
-    views = Views(cache, HistoryReads({history.username: history for history in histories}), generations, ttl_s=1_000)
+    views = Views(cache, HistoryReads({history.username: history for history in histories}), Generations(cache), ttl_s=1_000)
     await views.put([Arrived(result, encode_result(result)) for history in histories[:-1] for result in history.results[:2]])
-    shown = await ShownVersions(cache, generations).of([history.username for history in histories])
+    shown = await asyncio.gather(*(views.version(history.username) for history in histories))
     assert shown == [2] * (PIPELINE_MAX + 2) + [None]

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from infra.cache import Arrived, Cache, CacheUnavailable, Denylist, LedgerBehind, Views
-from infra.cache_guard import GAP, GUARD, ORDERS_HELD_MAX, ROWS_HELD_MAX, Layout
+from infra.cache_guard import GAP, GUARD, ORDERS_HELD_MAX, READ_ORDERS, READ_ROWS, ROWS_HELD_MAX, Layout
 from infra.generations import FIRST, Generations
 from schemas.results import encode_result
+from tests.fakes.cache import CountingCache
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import STEPS, History, HistoryReads
 from tests.valkey import Valkey, valkey
+from tests.waiting import eventually
 
 TTL_S = 1_000
 USERS = count(1)
@@ -32,8 +34,8 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Valk
 
 
 @pytest.fixture(scope="module")
-async def cache(server: Valkey) -> AsyncIterator[Cache]:
-    cache = Cache(server.url, client_name="tests")
+async def cache(server: Valkey) -> AsyncIterator[CountingCache]:
+    cache = CountingCache(server.url, client_name="tests")
     yield cache
     await cache.stop()
 
@@ -159,12 +161,19 @@ async def test_recent_lists_are_bounded_and_without_holes(cache: Cache) -> None:
     assert await cache.client.llen(LAYOUT.keys(history.username, FIRST)[3]) == ROWS_HELD_MAX
 
 
-async def test_many_cold_reads_make_one_load(cache: Cache) -> None:
-    """200 callers of every kind who find nothing share one load of the ledger."""
+async def test_many_cold_reads_make_one_load(cache: CountingCache) -> None:
+    """200 callers of every kind who find nothing before the ledger has answered share one load of it."""
     history = History(user()).grow(EVERYTHING)
     views, reads = views_of(cache, history)
+    for script in (READ_ORDERS, READ_ROWS):
+        await cache.client.script_load(script.text)
+    reads.opened.clear()
+    before = cache.answered
     calls = [lambda: views.account(history.username), lambda: views.orders(history.username, 10), lambda: views.transactions(history.username, 10)]
-    shown = await asyncio.gather(*(calls[number % 3]() for number in range(200)))
+    callers = [asyncio.create_task(calls[number % 3]()) for number in range(200)]
+    await eventually(lambda: cache.answered - before == len(callers), within_s=10)
+    reads.opened.set()
+    shown = await asyncio.gather(*callers)
     assert {one.version for one in shown} == {len(EVERYTHING)}
     assert reads.reads == {"account": 1, "orders": 1, "entries": 1}
 

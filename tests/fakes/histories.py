@@ -125,12 +125,19 @@ def _trade(order: Order, cash: CashLine, position: Position, counters: Counters,
 
 @dataclass
 class HistoryReads:
-    """Implements `ParkedReads` on histories. `visible` caps the version that is settled by now; each read lets other tasks run."""
+    """Implements `ParkedReads` on histories. `visible` caps the version that is settled by now; each read lets other tasks run.
+
+    `opened`: while it is not set nothing is answered.
+    """
 
     histories: dict[str, History]
     visible: dict[str, int] = field(default_factory=dict)
     reads: dict[str, int] = field(default_factory=dict)
     waiting: set[tuple[str, str]] = field(default_factory=set)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.opened.set()
 
     async def account(self, username: str) -> Account:
         await self._count("account")
@@ -173,6 +180,7 @@ class HistoryReads:
 
     async def _count(self, read: str) -> None:
         self.reads[read] = self.reads.get(read, 0) + 1
+        await self.opened.wait()
         await asyncio.sleep(0)
 
     def _version(self, username: str) -> int:

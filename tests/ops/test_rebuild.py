@@ -15,10 +15,10 @@ from infra.clock import SystemIds
 from infra.dynamo import Dynamo
 from infra.generations import FIRST, SETTLED_S, Generations, Live
 from infra.ledger import Stored, Write
-from infra.ledger_accounts import account_pages, items_about
+from infra.ledger_accounts import Page, Place, account_pages, items_about
 from infra.parked import ParkingLedger
 from infra.view_check import ViewCheck
-from ops.rebuild import LEDGER, RESULTS, NotNow, Part, Parts, drop, rebuild, switch
+from ops.rebuild import LEDGER, RESULTS, NotNow, Parts, drop, rebuild, switch
 from schemas.results import encode_result
 from tests.engine import engine
 from tests.fakes.histories import History
@@ -104,7 +104,7 @@ class Stage:
             check=self.check,
             state=BuildState(self.cache, SystemIds().new()),
             account=self.ledger.account,
-            accounts=self._accounts,
+            accounts=partial(account_pages, self.dynamo, page_items=PAGE),
             replay=self._replay,
             items_about=partial(items_about, self.dynamo),
             watcher=watcher or Quiet(),
@@ -125,15 +125,11 @@ class Stage:
         write = Write(version - 1, history.accounts[version], (entry,), (order,) if order else (), replaces)
         assert await self.ledger.write([write]) == [Stored()]
 
-    async def _accounts(self, place: dict[str, str] | None) -> AsyncIterator[Part]:
-        async for page in account_pages(self.dynamo, place, page_items=PAGE):
-            yield Part(page.accounts, dict(page.place) if page.place else None, page.items, page.unreadable)
-
-    async def _replay(self, place: dict[str, str] | None) -> AsyncIterator[Part]:
+    async def _replay(self, place: Place | None) -> AsyncIterator[Page]:
         for number, history in enumerate(self.histories[int((place or {"next": "0"})["next"]) :], 1):
             await self.project(history, *range(1, len(history.entries) + 1), again=True)
-            yield Part([], {"next": str(number)}, len(history.entries))
-        yield Part([], None, 0)
+            yield Page([], {"next": str(number)}, len(history.entries))
+        yield Page([], None, 0)
 
 
 @pytest.fixture(scope="module")

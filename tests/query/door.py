@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from infra.cache import Arrived, Cache, Denylist, Views
-from infra.changes import Changes, ShownVersions
+from infra.changes import Changes
 from infra.clock import SystemIds
 from infra.dynamo import DynamoUnavailable
 from infra.generations import Generations
@@ -134,12 +134,10 @@ async def read_door(redis_url: str, folder: Path, *, listeners_max: int = 100, h
     clock, cache, reads, market, profiles = FakeClock(), Cache(redis_url, client_name="test"), AwayReads({}), MemoryMarket(), Profiles()
     await cache.client.flushdb()
     candles = MemoryCandles()
-    generations = Generations(cache)
-    views, denylist = Views(cache, reads, generations, ttl_s=1_000), Denylist(cache, clock)
+    views, denylist = Views(cache, reads, Generations(cache), ttl_s=1_000), Denylist(cache, clock)
     shown, lag = MarketCache(cache, market, memory_s=0), ProjectionLag(cache, clock, memory_s=0)
-    changes, versions = Changes(cache.client), ShownVersions(cache, generations)
     bounds: dict[str, Any] = {"listeners_max": listeners_max, "heartbeat_s": heartbeat_s}
-    streams = Streams(views, changes, versions, market=shown, revocations=denylist, clock=clock, **bounds)
+    streams = Streams(views, Changes(cache.client), market=shown, revocations=denylist, clock=clock, **bounds)
     sources = Sources(reads, views, shown, candles, profiles, denylist, lag, streams)
     health = Health()
     health.check("redis", cache.ping)

@@ -1,14 +1,10 @@
 """How fresh an answer is, and that it says so: lag, account version and time, ETags."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from infra.position import POSITION, Position
 from schemas.instants import rfc3339
-from tests.query.door import ReadDoor, read_door
-from tests.valkey import Valkey, valkey
+from tests.query.door import ReadDoor
 
 PARTITIONS = range(4)
 OF_ACCOUNT = (
@@ -24,18 +20,6 @@ OF_ACCOUNT = (
     "/insights/portfolio",
     "/orders",
 )
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Valkey]:
-    async with valkey(tmp_path_factory.mktemp("valkey")) as running:
-        yield running
-
-
-@pytest.fixture
-async def door(server: Valkey, tmp_path: Path) -> AsyncIterator[ReadDoor]:
-    async with read_door(server.url, tmp_path) as running:
-        yield running
 
 
 async def tell(door: ReadDoor, behind: int = 0) -> Position:

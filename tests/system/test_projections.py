@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from bench.rebuild import PATHS, Seen
 from tests.system.running import BACK_S, System, User, answered, begun, cnop
 
 USERS = 6
-PATHS = ("/balance", "/portfolio", "/orders", "/balance/transactions")
 
 
 @dataclass
@@ -19,25 +19,20 @@ class Reader:
     """Reads one account again and again. Each answer shows at least what any answer before it showed, and what its token asks for."""
 
     user: User
-    seen: int = 0
-    reads: int = 0
+    seen: Seen = field(default_factory=Seen)
+    token: str = ""
     deposits: int = 0
-    failures: list[str] = field(default_factory=list)
+
+    @property
+    def reads(self) -> int:
+        return self.seen.reads
 
     async def read(self) -> None:
         for path in PATHS:
-            token = {"Consistency-Token": self.token} if self.seen and self.reads % 2 else {}
+            token = {"Consistency-Token": self.token} if self.token and self.reads % 2 else {}
             answer = await self.user.get(path, headers=token)
-            self.reads += 1
-            if answer.status_code != 200:
-                self.failures.append(f"{path}: {answer.status_code} {answer.text}")
-                continue
-            version = answer.json()["as_of"]["version"]
-            if version < self.seen:
-                self.failures.append(f"{path}: version {version} after {self.seen}")
-            if token and answer.headers["Consistency-Satisfied"] != "true":
-                self.failures.append(f"{path}: token of version {self.seen} not satisfied")
-            self.seen, self.token = max(version, self.seen), answer.headers["Consistency-Token"]
+            self.seen.note(self.user.username, path, answer, presented=bool(token))
+            self.token = answer.headers.get("Consistency-Token", self.token)
 
     async def write(self) -> None:
         answered(await self.user.deposit("1.00"), 201)
@@ -61,7 +56,7 @@ async def under_load(system: System) -> AsyncIterator[list[Reader]]:
             yield readers
         finally:
             stop.set()
-    assert [failure for reader in readers for failure in reader.failures] == []
+    assert [failure for reader in readers for failure in reader.seen.failures] == []
     assert all(reader.reads and reader.deposits for reader in readers)
 
 
