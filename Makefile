@@ -32,8 +32,10 @@ logs: $(READY) ## Show the merged logs (ARGS=-f follows)
 demo: $(READY) ## Drive the running system and prove that its books add up
 	@$(BIN)/cnop demo $(ARGS)
 
+# Side by side: most tests wait most of the time. JOBS=0 runs them in one process, for a debugger or `-s`.
+JOBS ?= 2
 test: $(READY) ## Run all tests (ARGS="-k name" for some)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, format, types, import rules
 	$(BIN)/ruff check $(CODE)

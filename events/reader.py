@@ -1,4 +1,4 @@
-"""A topic read by nobody's group: all its committed records from given places on, up to its end. For operators' tools and for warming."""
+"""A topic read by nobody's group: all its committed records from given places on, up to its end. For operators' tools and the upkeep of views."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress

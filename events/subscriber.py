@@ -11,7 +11,7 @@ against the ends of the log, as in the settlement loop, and a reader that does n
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -50,6 +50,17 @@ Unfinished = Callable[[], Mapping[tuple[str, int], int]]
 """By topic and partition: the first offset on which the handler's work goes on after it has returned."""
 
 
+class Standing(NamedTuple):
+    """How far a partition is read: all before offset `reach` is handled, and its log ended at `end` when the broker was last heard of it.
+
+    `heard_ms`: when that was, in ms since 1970. It gets older while the broker cannot be reached: nobody knows then what has come since.
+    """
+
+    reach: int
+    end: int
+    heard_ms: int
+
+
 class Subscriber:
     """One consumer group member over some topics. `start`, then `run` as a held task, then `stop`."""
 
@@ -74,7 +85,7 @@ class Subscriber:
         self._pending: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._in_hand: dict[TopicPartition, int] = {}
-        self._places: dict[TopicPartition, tuple[int, int]] = {}
+        self._places: dict[TopicPartition, Standing] = {}
         self._measured_at = float("-inf")
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bootstrap = bootstrap
@@ -158,8 +169,8 @@ class Subscriber:
         client = self._client
         return sorted((tp.topic, tp.partition) for tp in client.assignment()) if client else []
 
-    def places(self, topic: str) -> dict[int, tuple[int, int]]:
-        """By partition of a topic, of those that this process reads: the offset before which all is handled, and the log's end, of `MEASURED_S` ago at most."""
+    def places(self, topic: str) -> dict[int, Standing]:
+        """By partition of a topic, of those that this process reads, measured `MEASURED_S` ago at most."""
         if asyncio.get_running_loop().time() - self._measured_at > MEASURED_S:
             return {}
         return {tp.partition: place for tp, place in self._places.items() if tp.topic == topic}
@@ -270,10 +281,10 @@ class Subscriber:
             del self._places[tp]
         self._measured_at = asyncio.get_running_loop().time()
         for tp in assigned:
-            end = client.highwater(tp) if client else None
+            end, heard_ms = (client.highwater(tp), client.last_poll_timestamp(tp)) if client else (None, None)
             reach = await self._reach(tp)
-            if end is not None and reach is not None:
-                self._places[tp] = (reach, end)
+            if end is not None and heard_ms is not None and reach is not None:
+                self._places[tp] = Standing(reach, end, heard_ms)
                 LAG.labels(self._group, tp.topic, tp.partition).set(max(0, end - reach))
 
     async def _reach(self, tp: TopicPartition) -> int | None:

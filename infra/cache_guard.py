@@ -10,7 +10,7 @@ The newest orders and rows are kept, without holes, up to a maximum. The server 
 many orders and rows belong to it: a view whose counts disagree is incomplete and counts as missing.
 
 Where two generations live (`infra.generations`), one call of the guard changes both: a reader of either never sees the other one ahead.
-What moves a view on is told on the channel `changes:<username>`: the result's record, or `loaded <version>`.
+What moves a view on is told on the channel `changes:<username>`: the result's record, or `loaded <version>`; and `anew <version>` of one that was wrong.
 
 A release that names fields of the nouns kept here otherwise needs a new generation: fields that a reader does not find get their defaults.
 """
@@ -45,6 +45,8 @@ CHANGES: Final = "changes:"
 """Before the username: the channel on which it is told that a view has moved on."""
 LOADED: Final = b"loaded "
 """Before the version: what is told of a view that was put as a whole."""
+ANEW: Final = b"anew "
+"""Before the version: what is told of a view that was put in the place of one of that version, which may have shown anything."""
 
 GUARD: Final = Script(
     "view put",
@@ -127,8 +129,9 @@ for first = 1, #KEYS, 4 do
   if todo == 'put' then
     put(KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], stored)
     answer = 'put'
-    if first == 1 and (not stored or version > stored) then
-      redis.call('PUBLISH', 'changes:' .. username, is_result and ARGV[8] or 'loaded ' .. ARGV[3])
+    if first == 1 and (mode == 'anew' or not stored or version > stored) then
+      local told = is_result and ARGV[8] or (mode == 'anew' and 'anew ' or 'loaded ') .. ARGV[3]
+      redis.call('PUBLISH', 'changes:' .. username, told)
     end
   end
 end

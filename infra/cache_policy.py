@@ -1,4 +1,4 @@
-"""Whether Redis may evict what must not be lost: its policy and its memory, looked at by every process that uses it.
+"""What Redis says of itself: which servers there are, and whether they may evict what must not be lost, looked at by every process that uses it.
 
 What has no lifetime stays: the denylist of tokens above all, which nothing can rebuild, the pointer to the generations of the views, the market. With
 `volatile-lru` (or another `volatile` policy) only what has a lifetime goes, the views and the counts of rate limits. An `allkeys` policy would let a
@@ -8,6 +8,7 @@ revoked token in again one day, without a word: under it no process is ready. Po
 import asyncio
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final, cast
 
 import structlog
@@ -56,7 +57,7 @@ class CachePolicy:
 
     async def _look(self) -> None:
         try:
-            nodes = await self._cache.run("policy", self._infos)
+            nodes = await self._cache.run("policy", partial(_infos, self._cache, "memory", "stats"))
         except ResponseError as error:
             self._unsafe = None
             self._tell({f"the eviction policy of Redis cannot be looked at ({error}); it must be {WANTED}"})
@@ -74,13 +75,22 @@ class CachePolicy:
             log.warning(warning)
         self._told = frozenset(warnings)
 
-    async def _infos(self) -> list[Mapping[str, Any]]:
-        """Of each primary, what INFO says of memory and evictions: managed services that refuse CONFIG answer it."""
-        client = self._cache.client
-        if not is_cluster(client):
-            return [await client.info("memory") | await client.info("stats")]
-        memory, stats = [cast("dict[str, dict[str, Any]]", await client.info(section, target_nodes=RedisCluster.PRIMARIES)) for section in ("memory", "stats")]
-        return [memory[name] | stats.get(name, {}) for name in memory]
+
+async def servers(cache: Cache) -> frozenset[str]:
+    """A name of each Redis server that takes writes; one that was started again has another name. CacheUnavailable."""
+    return frozenset(str(node.get("run_id")) for node in await cache.run("servers", partial(_infos, cache, "server")))
+
+
+async def _infos(cache: Cache, *sections: str) -> list[Mapping[str, Any]]:
+    """Of each primary, what INFO says in these sections: managed services that refuse CONFIG answer it."""
+    client, nodes = cache.client, dict[str, dict[str, Any]]()
+    for section in sections:
+        if is_cluster(client):
+            for name, told in cast("dict[str, dict[str, Any]]", await client.info(section, target_nodes=RedisCluster.PRIMARIES)).items():
+                nodes.setdefault(name, {}).update(told)
+        else:
+            nodes.setdefault("", {}).update(await client.info(section))
+    return list(nodes.values())
 
 
 def _warnings(policies: Iterable[str], shares: Iterable[float]) -> Iterable[str]:

@@ -13,7 +13,7 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from infra.cache_guard import CHANGES, LOADED
+from infra.cache_guard import ANEW, CHANGES, LOADED
 from infra.subscription import Subscription
 from schemas.results import Result, UnreadableResult, decode_result
 
@@ -32,6 +32,10 @@ class Follower(Protocol):
 
     def moved(self, version: int) -> None:
         """The view shows at least this version; what lies before it was not told."""
+        ...
+
+    def renewed(self, version: int) -> None:
+        """The view is at least at this version, and what was told before of that version or an earlier one may have been wrong."""
         ...
 
     def lost(self) -> None:
@@ -97,6 +101,9 @@ def _tell(follower: Follower, username: str, data: bytes) -> str:
     if data.startswith(LOADED):
         follower.moved(int(data.removeprefix(LOADED)))
         return "loaded"
+    if data.startswith(ANEW):
+        follower.renewed(int(data.removeprefix(ANEW)))
+        return "anew"
     result = decode_result(data)
     if result.username != username:
         raise UnreadableResult("of another account")

@@ -24,8 +24,9 @@ SETTLED_S: Final = 8.0
 """`KNOWN_S`, and the time of the calls of one batch: waiting for a connection, the answer, and one repetition, for each of its two parts."""
 FIRST: Final = 1
 
-State = Literal["building", "built", "kept"]
-"""Of the standby generation: not complete yet; complete and never read so far; read before the other one, and kept for going back to it."""
+State = Literal["building", "built", "kept", "dropping"]
+"""Of the standby generation: not complete yet; complete and never read so far; read before the other one, and kept for going back to it; given up, so that
+nothing is put into it any more, and its keys are being taken away."""
 
 
 class Conflict(RuntimeError):
@@ -42,8 +43,8 @@ class Live:
 
     @property
     def all(self) -> tuple[int, ...]:
-        """Both, the serving one first."""
-        return (self.serving,) if self.standby is None else (self.serving, self.standby)
+        """Those that changes are put into, the serving one first."""
+        return (self.serving,) if self.standby is None or self.state == "dropping" else (self.serving, self.standby)
 
 
 _SET: Final = Script(

@@ -1,7 +1,8 @@
 """How far the projector is behind the end of the results, told through Redis: the read door says it with each answer, and never asks Kafka.
 
-One hash, a field for each partition: `<caught up> <told> <behind>`, two times in milliseconds since 1970 and a number of records, and one with the number
-of partitions. What was appended before the first of the times is shown. All of it may be lost; then nobody says anything until the projector has told it again.
+One hash, a field for each partition: `<caught up> <heard> <behind>`, two times in milliseconds since 1970 and a number of records, and one with the number
+of partitions. What was appended before the first of the times is shown; at the second one the log's end was looked at. All of it may be lost; then nobody
+says anything until the projector has told it again.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ MARKS_MAX: Final = 3_000
 COUNT: Final = "partitions"
 """Field of the number of partitions: an account's one follows from all that there are."""
 SILENT_S: Final = 1.0
-"""Who said that it is at the end and has said nothing for longer may be behind by now."""
+"""Who was at the end, and has not heard of the log since, may be behind by now. The broker answers for a partition without news four times as often."""
 
 _MS: Final = timedelta(milliseconds=1)
 
@@ -39,26 +40,25 @@ class _Told:
     """Of one partition. Times in ms since 1970."""
 
     caught_up: int
-    told: int
+    heard: int
     behind: int
 
     def lag_ms(self, now: int) -> int:
         if self.behind:
             return max(1, now - self.caught_up)
-        silent = now - self.told
+        silent = now - self.heard
         return silent if silent > SILENT_S * 1000 else 0
 
 
 class Position:
     """The projector's side.
 
-    `places` tells, of each partition that it reads, up to which offset all is shown and where the log ends; `partitions` how many the topic has, None
-    while that is not known.
+    `places` tells, of each partition that it reads, up to which offset all is shown, where the log ended, and when that was heard, in ms since 1970;
+    `partitions` how many the topic has, None while that is not known.
     """
 
-    def __init__(self, cache: Cache, clock: Clock, places: Callable[[], Mapping[int, tuple[int, int]]], partitions: Callable[[], int | None]) -> None:
+    def __init__(self, cache: Cache, places: Callable[[], Mapping[int, tuple[int, int, int]]], partitions: Callable[[], int | None]) -> None:
         self._cache = cache
-        self._clock = clock
         self._places = places
         self._partitions = partitions
         self._caught_up: dict[int, int] = {}
@@ -67,20 +67,22 @@ class Position:
 
     async def tell(self) -> None:
         """Tell it now. CacheUnavailable."""
-        now, places, partitions = _ms(self._clock.now()), dict(self._places()), self._partitions()
+        places, partitions = dict(self._places()), self._partitions()
         if not places or not partitions:
             return
         self._caught_up = {partition: at for partition, at in self._caught_up.items() if partition in places}
         if places.keys() - self._caught_up.keys():
             before, _ = await _read(self._cache)
             self._caught_up = {partition: told.caught_up for partition, told in before.items()} | self._caught_up
-        for partition, (reach, end) in places.items():
+        for partition, (reach, end, heard) in places.items():
             marks = self._marks.setdefault(partition, deque(maxlen=MARKS_MAX))
-            marks.append((now, end))
-            self._caught_up.setdefault(partition, now)
+            if not marks or marks[-1] != (heard, end):
+                marks.append((heard, end))
             while marks and marks[0][1] <= reach:
                 self._caught_up[partition] = marks.popleft()[0]
-        fields: dict[Any, Any] = {partition: f"{self._caught_up[partition]} {now} {max(0, end - reach)}" for partition, (reach, end) in places.items()}
+        # Since when a projector is behind that was never at the end, nobody knows until it has passed the end that it began with.
+        known = [(partition, place) for partition, place in places.items() if partition in self._caught_up]
+        fields: dict[Any, Any] = {partition: f"{self._caught_up[partition]} {heard} {max(0, end - reach)}" for partition, (reach, end, heard) in known}
         fields[COUNT] = partitions
         await self._cache.run("position", lambda: self._cache.client.hset(POSITION, mapping=fields))
 

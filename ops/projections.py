@@ -53,7 +53,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A generation. `state`: serving, or what the other one is: building, built, kept."""
+    """A generation. `state`: serving, or what the other one is: building, built, kept, dropping."""
 
     generation: int
     state: str
@@ -84,7 +84,7 @@ def status(url: Url = "", home: HomeDir = None, *, as_json: AsJson = False) -> N
     print_rows(rows, _show_generations, as_json=as_json)
     if as_json:
         return
-    if build and build.generation == live.standby:
+    if build and build.generation == live.standby and live.state != "dropping":
         out.print(_progress(build), markup=False)
     bound = info.get("maxmemory") or 0
     hits, misses = info.get("keyspace_hits", 0), info.get("keyspace_misses", 0)

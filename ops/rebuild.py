@@ -88,7 +88,7 @@ async def switch(parts: Parts, *, back: bool) -> Live:
     """Have the standby generation read from now on, and keep the other one. `back`: to the one that was read before. NotNow, Busy, Conflict."""
     async with parts.state.alone():
         live = await parts.generations.read()
-        if live.standby is None or live.state == "building":
+        if live.standby is None or live.state in {"building", "dropping"}:
             raise NotNow("There is no other generation that is complete. `cnop projections rebuild` builds one.")
         if back != (live.state == "kept"):
             raise NotNow(f"Generation {live.standby} was read before: `cnop projections rollback`." if live.state == "kept" else "Nothing was switched yet.")
@@ -100,7 +100,10 @@ async def switch(parts: Parts, *, back: bool) -> Live:
 
 
 async def drop(parts: Parts) -> tuple[int, int]:
-    """Give the standby generation up, also in the middle of its building. Its number, and how many keys were taken away. NotNow, Busy, Conflict."""
+    """Give the standby generation up, also in the middle of its building. Its number, and how many keys were taken away. NotNow, Busy, Conflict.
+
+    Interrupted, it is simply done again; so does the next `rebuild`.
+    """
     async with parts.state.alone():
         live = await parts.generations.read()
         if live.standby is None:
@@ -110,11 +113,11 @@ async def drop(parts: Parts) -> tuple[int, int]:
 
 async def _begin(parts: Parts, source: str, *, anew: bool) -> tuple[Live, Build]:
     live, build = await parts.generations.read(), await parts.state.read()
-    if live.standby is not None and live.state != "building":
+    if live.standby is not None and live.state in {"built", "kept"}:
         todo = "`cnop projections switch` reads it" if live.state == "built" else "it is kept for `cnop projections rollback`"
         raise NotNow(f"Generation {live.standby} is there already: {todo}, `cnop projections drop` gives it up.")
     if live.standby is not None:
-        if build and build.generation == live.standby and build.source == source and not anew:
+        if live.state == "building" and build and build.generation == live.standby and build.source == source and not anew:
             return live, build
         await _give_up(parts, live)  # nothing of what was made before is to be in the new one
         live = await parts.generations.read()
@@ -127,11 +130,14 @@ async def _begin(parts: Parts, source: str, *, anew: bool) -> tuple[Live, Build]
 
 
 async def _give_up(parts: Parts, live: Live) -> int:
-    standby = live.standby or 0
-    await parts.generations.change(live, Live(live.serving))
+    standby, dropping = live.standby or 0, Live(live.serving, live.standby, "dropping")
+    if live != dropping:
+        await parts.generations.change(live, dropping)
     parts.watcher.phase(f"every process learns that generation {standby} is given up")
     await parts.pause(SETTLED_S)
-    return await parts.check.take_away(standby)
+    keys = await parts.check.take_away(standby)
+    await parts.generations.change(dropping, Live(live.serving))
+    return keys
 
 
 class _Work:

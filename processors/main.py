@@ -20,7 +20,7 @@ from events.subscriber import Subscriber
 from infra.asset_file import load_asset_file
 from infra.cache import Views
 from infra.cache_client import Cache, CacheUnavailable
-from infra.cache_policy import CachePolicy
+from infra.cache_policy import CachePolicy, servers
 from infra.candles import CandleStore
 from infra.clock import SystemClock, SystemIds, pause
 from infra.dynamo import Dynamo, DynamoUnavailable
@@ -36,7 +36,7 @@ from infra.position import Position
 from infra.price_files import load_price_files
 from infra.process import Background
 from infra.settings import Settings
-from processors import market, projector, settlement, triggers, warming
+from processors import market, projector, settlement, triggers, upkeep
 from processors.prices import ReplayedPrices, SimulatedPrices
 
 log = structlog.get_logger()
@@ -110,10 +110,17 @@ async def _projector(settings: Settings, health: Health, background: Background)
             batch_records_max=projector.BATCH_RECORDS_MAX,
         )
         await _reading("projector", subscriber, health, background)
-        position = Position(cache, SystemClock(), partial(subscriber.places, topics.RESULTS), partial(subscriber.partitions, topics.RESULTS))
+        standings = partial(subscriber.places, topics.RESULTS)
+        keeping = upkeep.Upkeep(
+            views,
+            partial(servers, cache),
+            partial(upkeep.newest_shown, settings.kafka, lambda: {partition: standing.reach for partition, standing in standings().items()}),
+            accounts_max=settings.warm_accounts_max,
+        )
+        background.start("upkeep", keeping.run())
+        # Nothing is said of a lag while views may be older than they were.
+        position = Position(cache, lambda: {} if keeping.in_doubt() else standings(), partial(subscriber.partitions, topics.RESULTS))
         background.start("position", position.tell_again_and_again())
-        warmed = warming.warm_and_wait(views, lambda: subscriber.assigned, settings.kafka, accounts_max=settings.warm_accounts_max)
-        background.start("warming", warmed)
         health.check("redis", CachePolicy(cache).check)
         health.check("dynamodb", dynamo.ping)
         try:

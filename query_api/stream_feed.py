@@ -41,6 +41,8 @@ class Feed:
         self._late = late
         self._cause: str | None = None
         self._heard = 0
+        self._wrong: set[Listener] = set()
+        """They were told something that a view had that has been made anew since."""
         self._status: AccountStatus = "active"
 
     def changed(self, result: Result) -> None:
@@ -69,6 +71,12 @@ class Feed:
         if any(listener.version is not None and listener.version < version for listener in self.listeners):
             self.look("loaded")
 
+    def renewed(self, version: int) -> None:
+        """An operator had the view made anew: everybody gets it, whatever version he has."""
+        self._heard = max(self._heard, version)
+        self._wrong |= self.listeners
+        self.look("anew")
+
     def lost(self) -> None:
         """Anything may have happened."""
         self.look("lost")
@@ -96,13 +104,15 @@ class Feed:
         self._prices.watch(listener)
         if self._heard > account.version:
             self.look("gap")
+        if listener in self._wrong:
+            self.look("anew")
 
     async def catch_up(self) -> None:
         """Look at the view; a snapshot for each listener that is behind it. Where that cannot be read, the next heartbeat tries again."""
         cause, self._cause = self._cause or "", None
         try:
             shown = await self._views.account(self._username)
-            if self._behind(max(shown.version, self._heard)):
+            if self._wrong or self._behind(max(shown.version, self._heard)):
                 account, orders = await self._read(self._heard)
                 self._tell(account, orders, cause)
         except (DynamoUnavailable, TooManyReads) as error:
@@ -110,7 +120,9 @@ class Feed:
 
     def _tell(self, account: Account, orders: Sequence[Order], cause: str) -> None:
         self._status = account.status
-        if behind := self._behind(account.version):
+        wrong = {listener for listener in self._wrong & self.listeners if listener.version is not None}  # others are told when they begin
+        self._wrong -= wrong
+        if behind := wrong.union(self._behind(account.version)):
             told = stream_events.account_json(stream_account(account, orders))
             for listener in behind:
                 self._tell_snapshot(listener, account.version, told, cause)

@@ -3,8 +3,11 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,9 @@ from infra.local.stack import Addresses, Stack
 from tests.valkey import free_port
 
 PARTITIONS = 4
+HERE = Path(__file__).parent
+FIRST = ("system", "soak", "simulation")
+"""Folders of tests, the ones that take longest first."""
 NEED_PROGRAMS = {"machines", "dynamo", "system"}
 """Fixtures that start real services, here and in the folders."""
 FREE = ("CNOP_KAFKA_PORT", "CNOP_KAFKA_CONTROLLER_PORT", "CNOP_DYNAMODB_PORT", "CNOP_REDIS_PORT")
@@ -26,15 +32,25 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first. Of two workers (`pytest-xdist`) one has the whole system's tests, which share it; others go by file."""
+    items.sort(key=lambda item: FIRST.index(part) if (part := item.path.relative_to(HERE).parts[0]) in FIRST else len(FIRST))
+    for item in items:
+        part = item.path.relative_to(HERE).parts[0]
+        item.add_marker(pytest.mark.xdist_group(part if part == "system" else item.path.relative_to(HERE).as_posix()))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """On a new machine the programs of the real services are downloaded and built here: that takes minutes, and every test has a time limit."""
     if session.config.option.collectonly or not any(NEED_PROGRAMS.intersection(getattr(item, "fixturenames", ())) for item in session.items):
         return
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    capture = session.config.pluginmanager.get_plugin("capturemanager")
 
     def say(name: str, text: str) -> None:
-        if terminal:
-            terminal.write_line(f"{name}: {text}")
+        # A worker has no terminal; its standard error is that of all.
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            print(f"{name}: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     fetch(LocalSettings(), say)
 

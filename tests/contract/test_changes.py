@@ -46,6 +46,9 @@ class Heard:
     def moved(self, version: int) -> None:
         self.versions.append(version)
 
+    def renewed(self, version: int) -> None:
+        self.versions.append(-version)
+
     def lost(self) -> None:
         self.losses += 1
 
@@ -55,7 +58,7 @@ def a_history() -> History:
 
 
 async def test_what_the_guard_tells(cache: Cache, changes: Changes) -> None:
-    """Each result that moves the view on, once; a view that was put as a whole, with its version; nothing that changes nothing; nothing of others."""
+    """Each result that moves the view on, once; a view that was put as a whole or anew, with its version; nothing that changes nothing; nothing of others."""
     history, other = a_history(), a_history()
     views = Views(cache, HistoryReads({history.username: history, other.username: other}), Generations(cache), ttl_s=1_000)
     heard = Heard()
@@ -66,8 +69,9 @@ async def test_what_the_guard_tells(cache: Cache, changes: Changes) -> None:
     await views.put(arrived)
     await cache.client.delete(*[key async for key in cache.client.scan_iter(f"*{{{history.username}}}*")])
     await views.account(history.username)
-    await eventually(lambda: heard.versions, DEADLINE_S)
-    assert (heard.results, heard.versions, heard.losses) == (history.results, [3], 0)
+    assert await views.refill(history.accounts[3], anew=True)
+    await eventually(lambda: len(heard.versions) > 1, DEADLINE_S)
+    assert (heard.results, heard.versions, heard.losses) == (history.results, [3, -3], 0)
 
 
 async def test_whoever_leaves_hears_no_more(cache: Cache, changes: Changes) -> None:

@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from infra.cache import Arrived, Cache, CacheUnavailable, Denylist, Views
 from infra.cache_address import Address, AddressInvalid
+from infra.cache_policy import servers
 from infra.generations import Generations, Live
 from infra.http import ProblemError
 from infra.http_limits import Policy, RateLimiter
@@ -267,12 +268,14 @@ async def assert_survives(cache: Cache, primary: Valkey) -> None:
     views, reads = views_of(cache, *histories)
     async with heard(cache) as replies:
         await views.put([one for history in histories for one in arrived(history, 1, 2)])
+        before = await servers(cache)
         await primary.stop()
         for history in histories:
             assert (await views.account(history.username)).version in {2, len(EVERYTHING)}
         asked_of_ledger = reads.reads["account"]
         assert asked_of_ledger
         await eventually(lambda: _taken(views, histories), FAILOVER_S, "put")
+        assert len(await servers(cache) - before) == 1
         for history in histories:
             shown = await eventually(lambda name=history.username: _kept(views, name), FAILOVER_S, "read")  # type: ignore[misc]
             assert shown.version >= 3

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -267,6 +268,30 @@ async def test_a_generation_that_is_given_up_leaves_nothing(stage: Stage) -> Non
     assert [key async for key in stage.cache.client.scan_iter(match="g1:*")] == []
     assert await stage.generations.read() == Live(SECOND)
     assert (await build(stage)).generation == SECOND + 1
+
+
+@pytest.mark.parametrize("how", ["drop", "rebuild"])
+async def test_giving_up_that_was_interrupted_is_done_again(stage: Stage, how: str) -> None:
+    """Nothing is put into the generation any more, but its keys are there: the same command takes them away, and so does the next building."""
+    await build(stage)
+    parts = stage.parts()
+
+    async def interrupted(_seconds: float) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await drop(replace(parts, pause=interrupted))
+    live = await stage.generations.read()
+    assert (live, live.all) == (Live(FIRST, SECOND, "dropping"), (FIRST,))
+    with pytest.raises(NotNow):
+        await switch(stage.parts(), back=False)
+    if how == "drop":
+        generation, keys = await drop(stage.parts())
+        assert (generation, keys > ACCOUNTS) == (SECOND, True)
+        assert await stage.generations.read() == Live(FIRST)
+    else:
+        assert (await build(stage)).generation == SECOND + 1
+    assert [key async for key in stage.cache.client.scan_iter(match="g2:*")] == []
 
 
 async def test_beginning_again_leaves_nothing_of_before(stage: Stage) -> None:

@@ -22,11 +22,19 @@ OF_ACCOUNT = (
 )
 
 
-async def tell(door: ReadDoor, behind: int = 0) -> Position:
-    """The projector says how far it is behind in each partition."""
-    position = Position(door.cache, door.clock, lambda: dict.fromkeys(PARTITIONS, (100, 100 + behind)), lambda: len(PARTITIONS))
+async def tell(door: ReadDoor, behind: int = 0, silent_s: float = 0.0) -> Position:
+    """The projector says how far it is behind in each partition, by what it heard of the log some time ago."""
+
+    def places() -> dict[int, tuple[int, int, int]]:
+        return dict.fromkeys(PARTITIONS, (100, 100 + behind, now_ms(door) - round(silent_s * 1000)))
+
+    position = Position(door.cache, places, lambda: len(PARTITIONS))
     await position.tell()
     return position
+
+
+def now_ms(door: ReadDoor) -> int:
+    return round(door.clock.now().timestamp() * 1000)
 
 
 async def lag(door: ReadDoor) -> str | None:
@@ -78,7 +86,7 @@ async def test_the_lag_is_the_time_since_the_projector_was_at_the_end(door: Read
 async def test_with_results_always_under_way_the_lag_is_that_of_the_oldest(door: ReadDoor) -> None:
     """The projector never stands at the end of the log, and shows each result half a second after it came: that is the lag, however long it goes on."""
     places = (100, 101)
-    position = Position(door.cache, door.clock, lambda: dict.fromkeys(PARTITIONS, places), lambda: len(PARTITIONS))
+    position = Position(door.cache, lambda: dict.fromkeys(PARTITIONS, (*places, now_ms(door))), lambda: len(PARTITIONS))
     for _ in range(40):
         await position.tell()
         door.clock.advance(0.5)
@@ -89,7 +97,7 @@ async def test_with_results_always_under_way_the_lag_is_that_of_the_oldest(door:
 
 async def test_another_partitions_lag_is_nobodys(door: ReadDoor) -> None:
     """Of an account whose partition nobody has told of, nothing is said."""
-    await Position(door.cache, door.clock, dict, lambda: 4).tell()
+    await Position(door.cache, dict, lambda: 4).tell()
     assert await lag(door) is None
     told = {str(partition): "0 0 0" for partition in range(4)} | {"partitions": "1000000"}
     await door.cache.client.hset(POSITION, mapping=told)
@@ -101,6 +109,27 @@ async def test_a_silent_projector_may_be_behind(door: ReadDoor) -> None:
     await tell(door)
     door.clock.advance(7)
     assert await lag(door) == "7000"
+
+
+async def test_a_projector_that_hears_nothing_of_the_log_may_be_behind(door: ReadDoor) -> None:
+    """It was at the end and cannot reach the broker: what it says itself, again and again, is as old as what it heard last."""
+    await tell(door, silent_s=6)
+    assert await lag(door) == "6000"
+
+
+async def test_since_when_a_new_projector_is_behind_nobody_knows(door: ReadDoor) -> None:
+    """Nothing is said before it has passed the end that it found: what waited may have waited for days."""
+    places = (100, 120)
+    position = Position(door.cache, lambda: dict.fromkeys(PARTITIONS, (*places, now_ms(door))), lambda: len(PARTITIONS))
+    await position.tell()
+    door.clock.advance(0.5)
+    places = (110, 121)
+    await position.tell()
+    assert await lag(door) is None
+    door.clock.advance(0.5)
+    places = (120, 122)
+    await position.tell()
+    assert await lag(door) == "1000"
 
 
 async def test_what_the_ledger_says_has_no_lag(door: ReadDoor) -> None:

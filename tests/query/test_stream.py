@@ -137,6 +137,24 @@ async def test_a_damaged_last_id(door: ReadDoor, text: str) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/query/last_event_id")
 
 
+async def test_a_view_that_is_made_anew_is_told(door: ReadDoor) -> None:
+    """What an operator mends has the version that it had: whoever listens gets it all the same, and goes on from there."""
+    history = await door.shown("deposit", "deposit")
+    await door.cache.client.hset(f"g1:{{{history.username}}}:acct", "cash:USD", '{"available":"99","held":"0","updated_at":"2026-11-25T00:00:00.000Z"}')
+    async with listening(door, history) as one, listening(door, history) as other:
+        for reader in (one, other):
+            assert (await reader.told(1))[0].data["balance"]["current_balance"] == "99.00"
+        assert await door.views.refill(history.accounts[-1], anew=True)
+        history.grow(["deposit"])
+        for reader in (one, other):
+            await reader.told(2)
+        await door.project(history, 3)
+        for reader in (one, other):
+            told = await reader.told(3)
+            assert [(event.name, event.id) for event in told] == [("snapshot", "2"), ("snapshot", "2"), ("change", "3")]
+            assert Decimal(told[1].data["balance"]["current_balance"]) == history.accounts[2].cash["USD"].available
+
+
 async def test_what_was_missed_is_covered_by_a_snapshot(door: ReadDoor) -> None:
     """A version that skips others, a view that was loaded as a whole: each is answered with a snapshot of the view; what is old is not told again."""
     history = await door.shown("deposit")

@@ -11,7 +11,7 @@ import pytest
 from bench.rebuild import PATHS, Seen
 from tests.system.running import BACK_S, System, User, answered, begun, cnop
 
-USERS = 6
+USERS = 3
 
 
 @dataclass
