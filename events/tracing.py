@@ -6,7 +6,7 @@ span of a call makes one, and everything published within it carries the same.
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from opentelemetry import trace
@@ -16,6 +16,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 LINKS_MAX: Final = 16
+_AT_EDGE: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
+_TRACE_BYTES: Final = 16
+_SPAN_BYTES: Final = 8
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _W3C: Final = TraceContextTextMapPropagator()
 _TRACER: Final = trace.get_tracer("cnop")
 """Goes on to the provider that a process installs later. Asking for one each time would read the environment each time."""
@@ -36,7 +40,6 @@ def trace_id() -> str | None:
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
 
-@contextmanager
 def span(
     name: str,
     kind: SpanKind = SpanKind.INTERNAL,
@@ -44,26 +47,26 @@ def span(
     *,
     traceparent: str | None = None,
     tracestate: str | None = None,
-) -> Iterator[Span]:
+) -> AbstractContextManager[Span]:
     """Open a span around a piece of work: a child of the given `traceparent`, or else of the span that is open.
 
     Spans of kind SERVER and CONSUMER stand at the edge of a process: without a readable `traceparent` they begin a trace. An exception
     that leaves the block marks the span as failed.
     """
-    at_edge = kind in (SpanKind.SERVER, SpanKind.CONSUMER)
+    at_edge = kind in _AT_EDGE
+    around = trace.get_current_span()
     if not traceparent and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         # Nothing records in this process: what a tracer would have to be asked for is known.
-        opened = INVALID_SPAN if at_edge else trace.get_current_span()
+        opened = INVALID_SPAN if at_edge else around
     else:
         opened = _TRACER.start_span(name, _parent(traceparent, tracestate, Context() if at_edge else get_current()), kind, attributes)
     if opened.is_recording():
-        with trace.use_span(opened, end_on_exit=True):
-            yield opened
-    elif not at_edge and opened.get_span_context() is trace.get_current_span().get_span_context() and opened.get_span_context().is_valid:
-        yield opened  # nothing records, and the span around it stands for this one
-    else:
-        with _attached(opened if opened.get_span_context().is_valid else _fresh()) as unrecorded:
-            yield unrecorded
+        return trace.use_span(opened, end_on_exit=True)
+    if not opened.get_span_context().is_valid:
+        return _Attached(_fresh())
+    if not at_edge and opened.get_span_context() is around.get_span_context():
+        return nullcontext(opened)  # nothing records, and the span around it stands for this one
+    return _Attached(opened)
 
 
 @contextmanager
@@ -97,13 +100,22 @@ def _parent(traceparent: str | None, tracestate: str | None, otherwise: Context)
 
 def _fresh() -> Span:
     """A span that nothing records. Its context says "sampled", so that a consumer that does trace does not leave it out."""
-    return NonRecordingSpan(SpanContext(secrets.randbits(128) or 1, secrets.randbits(64) or 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
+    chance = secrets.token_bytes(_TRACE_BYTES + _SPAN_BYTES)
+    ids = int.from_bytes(chance[:_TRACE_BYTES], "big") or 1, int.from_bytes(chance[_TRACE_BYTES:], "big") or 1
+    return NonRecordingSpan(SpanContext(*ids, is_remote=False, trace_flags=_SAMPLED))
 
 
-@contextmanager
-def _attached(opened: Span) -> Iterator[Span]:
-    token = attach(trace.set_span_in_context(opened))
-    try:
-        yield opened
-    finally:
-        detach(token)
+class _Attached(AbstractContextManager[Span]):
+    """Has a span for the open one. A class, since each request opens one, and a generator costs twice as much."""
+
+    __slots__ = ("_opened", "_token")
+
+    def __init__(self, opened: Span) -> None:
+        self._opened = opened
+
+    def __enter__(self) -> Span:
+        self._token = attach(trace.set_span_in_context(self._opened))
+        return self._opened
+
+    def __exit__(self, *_raised: object) -> None:
+        detach(self._token)

@@ -142,6 +142,7 @@ class Cache:
     async def _send_asked(self) -> None:
         """Send what is asked until nothing is. A failure of the whole is that of all the calls it was for."""
         while self._asked:
+            await asyncio.sleep(0)  # what else can run now may ask as well: a third of a read's work is its share of a round trip
             some = [self._asked.popleft() for _ in range(min(len(self._asked), PIPELINE_MAX))]
             try:
                 told = await self.run("reads", partial(self._send, [command for command, _ in some]))

@@ -14,7 +14,8 @@ class Ready(Response[bytes]):
     """JSON that is encoded already. Headers are given with their names in lower case, and are all but those of the body."""
 
     def __init__(self, body: bytes, headers: Mapping[str, str], status_code: int = 200) -> None:
-        super().__init__(body, status_code=status_code, headers=headers, media_type=JSON)
+        # Not the base's own: it makes ready for cookies, background tasks and encoders, none of which is looked at here.
+        self.content, self.headers, self.status_code = body, dict(headers), status_code
 
     def to_asgi_response(self, *_given: Any, **_options: Any) -> Any:
         """What sends it. Nothing is set on a route or a layer that this could have to take over."""

@@ -159,6 +159,8 @@ def _measure(method: str, route: str, status: str) -> Histogram:
 
 
 def _describe(opened: Span, method: str, route: str, status: int) -> None:
+    if not opened.is_recording():
+        return
     opened.update_name(f"{method} {route}")
     opened.set_attributes({"http.request.method": method, "http.route": route, "http.response.status_code": status})
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or not status:

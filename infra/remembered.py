@@ -33,6 +33,7 @@ class Remembered(Generic[B, V]):
         """The value of a basis: the remembered one, or made now. What `make` raises is raised, and nothing is remembered then."""
         known = self._made.get(key)
         if known is not None and known[0] == basis:
+            self._made[key] = basis, *known[1:]  # what is the same thing next time is seen to be equal without a look inside
             self._made.move_to_end(key)
             return known[1]
         value = make()

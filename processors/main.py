@@ -134,6 +134,7 @@ async def _projector(settings: Settings, health: Health, background: Background)
 async def _market(settings: Settings, health: Health, background: Background) -> AsyncIterator[None]:
     source = price_source(settings)
     bus = Bus(settings.kafka, client_id=f"cnop-market-{settings.slot}", acknowledge_s=settings.publish_wait_s)
+    published = asyncio.Event()
     async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
         await _patiently("dynamodb", dynamo.ping)
         await _patiently("kafka", bus.start)
@@ -146,9 +147,11 @@ async def _market(settings: Settings, health: Health, background: Background) ->
             clock=SystemClock(),
             ids=SystemIds(),
             interval_s=settings.market_interval_s,
+            published=published.set,
         )
         background.start("broker-watch", bus.watch())
         background.start("market", prices)
+        health.check("prices", partial(_assured, published.is_set, "no price has been published yet"))
         health.check("kafka", bus.ping)
         health.check("dynamodb", dynamo.ping)
         try:
@@ -206,7 +209,8 @@ async def _reading(name: str, reader: Consumer[Any] | Subscriber, health: Health
     await _patiently("kafka", reader.start)
     background.start(name, reader.run())
     health.check("kafka", reader.ping)
-    health.check("partitions", partial(_assigned, lambda: bool(reader.assigned)))
+    # A spare slot of a group has no partition and is not ready: it serves nobody yet.
+    health.check("partitions", partial(_assured, lambda: bool(reader.assigned), "no partition is assigned"))
     health.check("moving", reader.moving)
 
 
@@ -220,7 +224,7 @@ async def _patiently(machine: str, connect: Callable[[], Awaitable[None]]) -> No
             await connect()
 
 
-async def _assigned(owns: Callable[[], bool]) -> None:
-    """Ready to work only with partitions. A spare slot of a group has none and is not ready: it serves nobody yet."""
-    if not owns():
-        raise RuntimeError("no partition is assigned")
+async def _assured(is_so: Callable[[], bool], otherwise: str) -> None:
+    """A check of readiness: RuntimeError with that text where it is not so."""
+    if not is_so():
+        raise RuntimeError(otherwise)

@@ -84,9 +84,20 @@ class FixedPrices:
 
 
 async def run(
-    assets: Sequence[Asset], store: MarketStore, hours: Hours, bus: Publisher, *, prices: PriceSource, clock: Clock, ids: Ids, interval_s: float
+    assets: Sequence[Asset],
+    store: MarketStore,
+    hours: Hours,
+    bus: Publisher,
+    *,
+    prices: PriceSource,
+    clock: Clock,
+    ids: Ids,
+    interval_s: float,
+    published: Callable[[], None] = lambda: None,
 ) -> None:
     """List the assets, then publish prices now and after every interval, until cancelled. `hours` is where the past of prices is read.
+
+    `published` is called after each round.
 
     What fails for a passing reason is tried again within bounds; after them the error ends the process, and its successor goes on from the table.
     """
@@ -97,6 +108,7 @@ async def run(
     due = loop.time()
     while True:
         stored = await publish_prices(listed, store, bus, source=prices, clock=clock, ids=ids, pasts=pasts)
+        published()
         due = max(due + interval_s, loop.time())
         await renew_pasts(pasts, stored, hours, until=due)
         await asyncio.sleep(due - loop.time())
