@@ -56,6 +56,22 @@ async def test_every_answer_about_an_account_says_what_it_shows(door: ReadDoor, 
     assert answer.headers["ETag"].startswith('"')
 
 
+@pytest.mark.parametrize("path", ["/balance", "/orders"])
+async def test_a_token_is_met_while_redis_is_full(door: ReadDoor, path: str) -> None:
+    """Results cannot be put then; a view that is loaded takes the place of the one that is behind."""
+    history = await door.shown("deposit", "buy")
+    history.grow(("deposit", "buy"))
+    await door.cache.client.config_set("maxmemory-policy", "noeviction")
+    await door.cache.client.config_set("maxmemory", 1)
+    try:
+        answer = await door.get(path, history, at_least=4)
+        assert (answer.status_code, answer.json()["as_of"]["version"]) == (200, 4)
+        assert answer.headers["Consistency-Satisfied"] == "true"
+    finally:
+        await door.cache.client.config_set("maxmemory", 0)
+        await door.cache.client.config_set("maxmemory-policy", "volatile-lru")
+
+
 async def test_nothing_is_said_of_a_lag_that_nobody_knows(door: ReadDoor) -> None:
     """Before the projector has told anything."""
     assert await lag(door) is None
