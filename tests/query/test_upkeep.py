@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from events.topics import BrokerError
@@ -185,6 +186,16 @@ async def test_nothing_is_read_while_the_same_server_answers(server: Valkey) -> 
     await eventually(lambda: next(looks) > 20, DEADLINE_S)
     assert len(log.reads) == 1
     task.cancel()
+    await cache.stop()
+
+
+async def test_a_redis_that_may_not_be_asked(server: Valkey) -> None:
+    """Some services refuse INFO: what can be mended is mended after a start."""
+    async with Redis.from_url(server.url) as admin:
+        await admin.acl_setuser("limited", enabled=True, passwords=["+secret"], categories=["+@all"], commands=["-info"], keys=["*"], channels=["*"])
+    cache = Cache(server.url.replace("redis://", "redis://limited:secret@"), client_name="tests")
+    await cache.ping()
+    assert await servers(cache) == {"unknown"}
     await cache.stop()
 
 
