@@ -9,6 +9,7 @@ gives way: it loads at a bounded rate, and ends where the store or the broker do
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
@@ -41,7 +42,7 @@ WARMED: Final = Counter("cnop_warmed_accounts_total", "Accounts that were made s
 MENDED: Final = Counter("cnop_mended_views_total", "Views that were behind the results shown before, because Redis had lost its last writes")
 
 _GIVEN_UP: Final = (DynamoUnavailable, TooManyReads)
-_NOT_NOW: Final = (BrokerError, DynamoUnavailable, TooManyReads)
+_NOT_NOW: Final = (BrokerError, CacheUnavailable, DynamoUnavailable, TooManyReads)
 
 Wait = Callable[[float], Awaitable[object]]
 Newest = Mapping[str, int]
@@ -96,29 +97,28 @@ class Upkeep:
 
     async def run(self) -> None:
         """Look, mend and warm until cancelled."""
-        while True:
-            try:
-                await self._look()
-            except CacheUnavailable:
-                await self._wait(LOOK_S)
-            except _NOT_NOW as error:
-                log.warning("views cannot be held against the newest results now", error=str(error))
-                await self._wait(RETRY_S)
-            else:
+        async with asyncio.TaskGroup() as beside:
+            while True:
+                with suppress(CacheUnavailable):
+                    servers = await self._servers()
+                    if not servers <= self._mended_for:
+                        await self._make_up(servers, beside)
                 await self._wait(LOOK_S)
 
-    async def _look(self) -> None:
-        servers = await self._servers()
-        if servers <= self._mended_for:
-            return
+    async def _make_up(self, servers: frozenset[str], beside: asyncio.TaskGroup) -> None:
         self._in_doubt = True
-        newest = await self._newest(max(RESULTS_MIN, self._accounts_max * RESULTS_PER_ACCOUNT))
-        missing = await mend(self._views, newest)
+        try:
+            newest = await self._newest(max(RESULTS_MIN, self._accounts_max * RESULTS_PER_ACCOUNT))
+            missing = await mend(self._views, newest)
+        except _NOT_NOW as error:
+            log.warning("views cannot be held against the newest results now", error=str(error))
+            await self._wait(RETRY_S)
+            return
         self._mended_for = servers
         self._in_doubt = False
         if not self._is_warm:
             self._is_warm = True
-            await warm(self._views, missing[: self._accounts_max], self._wait)
+            beside.create_task(warm(self._views, missing[: self._accounts_max], self._wait), name="warming")
 
 
 async def mend(views: KeptViews, newest: Newest) -> list[str]:
@@ -136,11 +136,11 @@ async def mend(views: KeptViews, newest: Newest) -> list[str]:
         outcomes = await asyncio.gather(*(views.load(username, newest[username]) for username in some), return_exceptions=True)
         for username, outcome in zip(some, outcomes, strict=True):
             match outcome:
-                case Exception() if isinstance(outcome, (CacheUnavailable, *_NOT_NOW)):
+                case Exception() if isinstance(outcome, _NOT_NOW):
                     raise outcome
                 case BaseException():  # its reader will meet it; it must not end the projector
                     log.error("view is not mended", username=username, error=repr(outcome))
-                case _ if not outcome.kept:
+                case _ if not outcome.kept and (await views.version(username) or 0) < newest[username]:
                     raise CacheUnavailable(f"view of {username} was loaded and could not be put")
                 case _:
                     MENDED.inc()

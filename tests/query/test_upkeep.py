@@ -16,7 +16,7 @@ from infra.cache_policy import servers
 from infra.dynamo import DynamoUnavailable
 from infra.generations import Generations
 from infra.ledger_bound import TooManyReads
-from processors.upkeep import ACCOUNTS_PER_S, AT_ONCE, RESULTS_MIN, Upkeep, mend, warm
+from processors.upkeep import ACCOUNTS_PER_S, AT_ONCE, LOOK_S, RESULTS_MIN, Upkeep, mend, warm
 from schemas.results import encode_result
 from tests.fakes.histories import History, HistoryReads
 from tests.valkey import Valkey, valkey
@@ -88,9 +88,10 @@ class Failing:
     asked: list[str] = field(default_factory=list)
 
     kept: bool = True
+    shown: int | None = 1
 
     async def version(self, username: str) -> int | None:
-        return 1
+        return self.shown
 
     async def load(self, username: str, at_least: int | None = None) -> "Failing":
         self.asked.append(username)
@@ -187,6 +188,24 @@ async def test_nothing_is_read_while_the_same_server_answers(server: Valkey) -> 
     assert len(log.reads) == 1
     task.cancel()
     await cache.stop()
+
+
+async def test_warming_does_not_hold_up_mending() -> None:
+    """While views are warmed, however long that takes, another Redis is noticed."""
+    log, names = Log({f"user_{number}": 2 for number in range(20)}), {"one"}
+
+    async def wait(time_s: float) -> None:
+        await (asyncio.sleep(0.01) if time_s == LOOK_S else asyncio.Event().wait())
+
+    async def look() -> frozenset[str]:
+        return frozenset(names)
+
+    views = Failing({}, shown=None)
+    task = asyncio.create_task(Upkeep(views, look, log, accounts_max=20, wait=wait).run())
+    await eventually(lambda: len(views.asked) == AT_ONCE, DEADLINE_S)
+    names.add("two")
+    await eventually(lambda: len(log.reads) == 2, DEADLINE_S)
+    task.cancel()
 
 
 async def test_a_redis_that_may_not_be_asked(server: Valkey) -> None:
