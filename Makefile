@@ -35,7 +35,7 @@ demo: $(READY) ## Drive the running system and prove that its books add up
 # Side by side: most tests wait most of the time. JOBS=0 runs them in one process, for a debugger or `-s`.
 JOBS ?= 2
 test: $(READY) ## Run all tests (ARGS="-k name" for some)
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, format, types, import rules
 	$(BIN)/ruff check $(CODE)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from infra.dynamo import provision as provision_tables
 from infra.local.config import LocalSettings
@@ -19,6 +21,7 @@ from tests.valkey import free_port
 
 PARTITIONS = 4
 HERE = Path(__file__).parent
+SYSTEM = "tests/system/"
 FIRST = ("system", "soak", "simulation")
 """Folders of tests, the ones that take longest first."""
 NEED_PROGRAMS = {"machines", "dynamo", "system"}
@@ -32,13 +35,23 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first. Of two workers (`pytest-xdist`) one has the whole system's tests, which share it; others go by file."""
+    """What takes long comes first."""
     items.sort(key=lambda item: FIRST.index(part) if (part := item.path.relative_to(HERE).parts[0]) in FIRST else len(FIRST))
-    for item in items:
-        part = item.path.relative_to(HERE).parts[0]
-        item.add_marker(pytest.mark.xdist_group(part if part == "system" else item.path.relative_to(HERE).as_posix()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Of two workers one has the whole system's tests, which share it and have an order; others go by file."""
+    return Shares(config, log)
+
+
+class Shares(LoadScopeScheduling):
+    """Which tests go to the same worker, by name: `--dist loadgroup` would do it by marks, but what it adds to names is lost in pytest 9."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return SYSTEM if file.startswith(SYSTEM) else file
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

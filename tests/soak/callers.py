@@ -129,7 +129,7 @@ class Callers:
         """An order that waits, with a price near the market's, so that some fill at once, some later and some never."""
         side = self._chance.choice(["limit_buy", "limit_buy", "limit_sell", "stop_loss_sell", "take_profit_sell"])
         price = (PRICES[asset] * (10_000 + self._chance.randrange(-SWING, SWING + 1)) / 10_000).quantize(Decimal("0.01"))
-        force = self._chance.choice(["gtc", "gtc", "day", "gtd"])
+        force = self._chance.choice(["gtc", "day", "gtd", "gtd"])
         ends = datetime.now(UTC) + timedelta(seconds=self._chance.uniform(2, 8))
         return {"order_type": side, "price": str(price), "time_in_force": force, **({"expires_at": rfc3339(ends)} if force == "gtd" else {})}
 

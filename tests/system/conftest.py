@@ -11,12 +11,12 @@ from infra.dynamo import Dynamo
 from tests.system.running import ANSWER_S, REGION, System, credentials, start
 
 CALLERS_MAX = 100
-LAST = ("test_faults", "test_books")
-"""Files that run after the others, in this order: the books are audited when everything has happened to them."""
+TURNS = {"test_projections": -1, "test_faults": 1, "test_books": 2}
+"""Files that do not run with the others: views are built anew while there are few, and the books are audited when everything has happened to them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LAST.index(item.path.stem) if item.path.parent.name == "system" and item.path.stem in LAST else -1)
+    items.sort(key=lambda item: TURNS.get(item.path.stem, 0) if item.path.parent.name == "system" else 0)
 
 
 @pytest.fixture(scope="session")
