@@ -77,10 +77,8 @@ local function look(account, orders, index, rows, is_serving)
     if not stored and not is_serving then return stored, 'none' end
     return stored, 'gap'
   end
-  if stored and version < stored then
-    -- One generation alone may keep what it has; of two the other must not get less than that.
-    return stored, complete and mode == 'whole' and #KEYS == 4 and 'old' or 'gap'
-  end
+  -- Whoever waits for the load may have seen the newer one, and must not get this one for it.
+  if stored and version < stored then return stored, 'gap' end
   if complete and version == stored and mode == 'whole' then return stored, 'old' end
   return stored, 'put'
 end

@@ -187,6 +187,40 @@ async def test_many_misses_in_several_processes_make_one_load_each(caches: list[
     assert run.reads.reads == {"account": PROCESSES, "orders": PROCESSES, "entries": PROCESSES}
 
 
+@dataclass
+class OldReads(HistoryReads):
+    """A ledger whose first answer about the account is under way until `arrive` is set."""
+
+    arrive: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def account(self, username: str) -> Account:
+        answer = await super().account(username)
+        if self.reads["account"] == 1:
+            await self.arrive.wait()
+        return answer
+
+
+async def test_who_joins_a_load_that_is_overtaken_sees_the_newer_account(caches: list[CountingCache], live: Live) -> None:
+    """The ledger's answer is old when it comes, and the view that it would make is there, newer and whole: nobody gets the old one."""
+    history = History(f"user_{next(USERS):06d}").grow(STEPS)
+    username, last = history.username, len(STEPS)
+    reads = OldReads({username: history}, visible={username: 2})
+    slow, quick = Views(caches[0], reads, Generations(caches[0]), ttl_s=1_000), Views(caches[1], reads, Generations(caches[1]), ttl_s=1_000)
+    loading = asyncio.create_task(slow.load(username))
+    await eventually(lambda: reads.reads.get("account"), DEADLINE_S)
+    reads.visible.clear()
+    assert (await quick.account(username)).version == last
+    assert (await slow.orders(username, ORDERS_HELD_MAX)).version == last
+    for generation in live.all:
+        await caches[0].client.delete(LAYOUT.keys(username, generation)[1])
+    orders = asyncio.create_task(slow.orders(username, ORDERS_HELD_MAX))  # joins the load: its part of the view is gone
+    asked = caches[0].answered
+    await eventually(lambda: caches[0].answered > asked, DEADLINE_S)
+    assert (await quick.orders(username, ORDERS_HELD_MAX)).version == last  # and that part is there again
+    reads.arrive.set()
+    assert ((await orders).version, (await loading).account.version) == (last, last)
+
+
 async def test_a_load_that_has_just_ended_is_not_joined() -> None:
     """Who asks for a version at the very moment when an older load ends gets one that was read after the question, at whichever step of the loop he asks."""
     history = History(f"user_{next(USERS):06d}").grow(STEPS)
