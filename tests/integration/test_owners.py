@@ -18,7 +18,7 @@ from tests.integration.loops import PARTITIONS, QUICK, Log, LoopProcess
 from tests.waiting import eventually
 
 COUNT = 30
-TAKEOVER_S = 60.0
+TAKEOVER_S = 100.0
 STOPPED_S = 2.0 + QUICK.session_ms / 1000
 """Longer than a session and than a transaction: both are over when the process goes on."""
 

@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -61,6 +62,7 @@ async def test_kafka_does_not_answer(system: System) -> None:
     user = await system.user("10.00")
     system.kill("kafka", signal.SIGSTOP)
     try:
+        await eventually(lambda: all_stand_still(system.stack.pid("kafka")), BACK_S, "every thread of the broker is stopped")
         answer = await within(AWAY_S, user.deposit("1.00"))
         key = answer.headers["Idempotency-Key"]
         body = assert_try_again(answer, key, {"outcome-unknown"})
@@ -76,6 +78,11 @@ async def test_kafka_does_not_answer(system: System) -> None:
     assert await user.balance() == "11.00"
     await system.whole()
     await each_once(system, user, [None, key])
+
+
+def all_stand_still(pid: int) -> bool:
+    """Whether a stop has come to all threads of a process: on a busy machine that takes a while."""
+    return all(task.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "T" for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 @pytest.mark.parametrize("victim", ["settlement", "projector"])
