@@ -6,7 +6,7 @@ from typing import Any, Final
 from litestar import Response
 from litestar.types import Receive, Scope, Send
 
-JSON: Final = "application/json"
+JSON: Final = b"application/json"
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -25,6 +25,6 @@ class Ready(Response[bytes]):
         body, status = self.content, int(self.status_code or 200)
         headers = [(name.encode("latin-1"), str(value).encode("latin-1")) for name, value in self.headers.items()]
         if status not in _BODILESS:
-            headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+            headers += ((b"content-type", JSON), (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

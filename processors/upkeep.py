@@ -69,6 +69,10 @@ class KeptViews(Protocol):
         """Fill the view from the ledger."""
         ...
 
+    async def reach(self, username: str, version: int) -> bool:
+        """Make sure that there is a view of at least this version."""
+        ...
+
 
 class Upkeep:
     """`servers` names the Redis servers that take writes; `newest` reads the newest results that were shown, so many."""
@@ -152,7 +156,8 @@ async def warm(views: KeptViews, usernames: Sequence[str], wait: Wait) -> int:
     """Give each account a view, in this order, `ACCOUNTS_PER_S` at most; how many were looked at. Ends early where the store wants rest."""
     for start in range(0, len(usernames), AT_ONCE):
         some = usernames[start : start + AT_ONCE]
-        outcomes = await asyncio.gather(*map(views.load, some), wait(len(some) / ACCOUNTS_PER_S), return_exceptions=True)
+        # A reader may have had the view loaded meanwhile: that costs a look then, and not the ledger.
+        outcomes = await asyncio.gather(*(views.reach(username, 0) for username in some), wait(len(some) / ACCOUNTS_PER_S), return_exceptions=True)
         failures = [(username, outcome) for username, outcome in zip(some, outcomes, strict=False) if isinstance(outcome, BaseException)]
         if any(isinstance(error, _GIVEN_UP) for _, error in failures):
             log.warning("warming of views is given up", accounts=start, wanted=len(usernames), error=str(failures[0][1]))

@@ -99,6 +99,10 @@ class Failing:
             raise self.failures[username]
         return self
 
+    async def reach(self, username: str, version: int) -> bool:
+        await self.load(username, version)
+        return True
+
 
 @pytest.mark.parametrize("error", [DynamoUnavailable("away"), TooManyReads("busy")])
 async def test_it_gives_way(error: Exception) -> None:
