@@ -21,7 +21,8 @@ from tests.valkey import free_port
 
 PARTITIONS = 4
 HERE = Path(__file__).parent
-SYSTEM = "tests/system/"
+WHOLE = ("tests/system/", "tests/soak/")
+"""Folders of tests with a whole system running: its ten processes are as much as two cores bear beside another test."""
 FIRST = ("system", "soak", "simulation")
 """Folders of tests, the ones that take longest first."""
 NEED_PROGRAMS = {"machines", "dynamo", "system"}
@@ -42,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Of two workers one has the whole system's tests, which share it and have an order; others go by file."""
+    """Of two workers one has the tests with a whole system, some of which share it and have an order; others go by file."""
     return Shares(config, log)
 
 
@@ -51,7 +52,7 @@ class Shares(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        return SYSTEM if file.startswith(SYSTEM) else file
+        return "whole" if file.startswith(WHOLE) else file
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

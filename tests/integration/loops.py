@@ -111,6 +111,8 @@ class LoopProcess:
     batch: int = 2
     """The batch, counted from 1, in which the moment comes."""
     child: "subprocess.Popen[bytes] | None" = None
+    written: int = 0
+    """Length of its log when it was started last."""
 
     @property
     def pid(self) -> int:
@@ -132,6 +134,7 @@ class LoopProcess:
             "bounds": asdict(QUICK),
         }
         with (self.folder / f"{self.slot}.log").open("ab") as out:
+            self.written = out.tell()
             self.child = subprocess.Popen(  # noqa: S603 - our own script
                 [sys.executable, str(SCRIPT), json.dumps(given)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=out
             )
@@ -148,6 +151,10 @@ class LoopProcess:
         assert child is not None
         await eventually(lambda: child.poll() is not None, WITHIN_S, f"{self.slot} has ended")
         return int(child.returncode)
+
+    def is_fenced(self) -> bool:
+        """Whether it has ended because another one owns its partition, or because its transaction took too long."""
+        return self.child is not None and self.child.poll() == 1 and "events.transaction.Fenced: " in self.output[self.written :]
 
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -50,7 +50,7 @@ async def test_nothing_is_lost_doubled_or_told_twice(tmp_path: Path) -> None:
     """Whatever was acknowledged has one entry and one result, in order; the books add up; no offset ever went back; all of it recovers by itself."""
     progress = Progress()
     done = await soak(tmp_path, Plan(LANES, FAULTS_S, ends_in_time=False), Load(callers=8, per_s=60), SEED, progress=progress, stop=asyncio.Event())
-    assert done.clean, as_json(done, {"seed": SEED})
+    assert done.clean, json.dumps(as_json(done, {"seed": SEED}), indent=1)
     assert {row["fault"] for row in rows(progress.tried)} == {fault.name for lane in LANES for fault in lane}
     assert done.findings.figures["acknowledged"] > 500
     kinds = Counter(json.loads(record.value or b"{}").get("kind") for record in done.evidence.results)
