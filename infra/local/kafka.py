@@ -50,6 +50,9 @@ SETTINGS = {
     # A system that was off for a month goes on where it stopped.
     "offsets.retention.minutes": "525600",
     "group.initial.rebalance.delay.ms": "0",
+    # A broker that was killed may not register again before its last session is over. There is no other one that could take over meanwhile.
+    "broker.session.timeout.ms": "4000",
+    "broker.heartbeat.interval.ms": "500",
     "transaction.max.timeout.ms": "60000",
     # An open transaction of a dead producer holds back every read_committed reader: look for it more often than each 10 s.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
