@@ -69,3 +69,13 @@ async def test_a_stop_is_no_such_end(log: Log) -> None:
         await consumer.stop(1.0)
         done, _ = await asyncio.wait([task], timeout=0.5)
         assert not done
+
+
+async def test_a_stop_between_two_tries(log: Log) -> None:
+    """A broker is away and a fetch waits for its next try: who stops then is not cancelled by that, and leaves no connection."""
+    async with running(log.loop()) as (consumer, _):
+        await eventually(lambda: bool(consumer.assigned), AT_ONCE_S * 2)
+        client = consumer._joined
+        client._fetcher._pending_tasks.add(asyncio.create_task(asyncio.sleep(AT_ONCE_S * 2)))
+        await consumer.stop(1.0)
+        assert not any(connection.connected() for connection in client._client._conns.values())
