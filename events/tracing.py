@@ -11,7 +11,7 @@ from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
-from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -25,11 +25,16 @@ _TRACER: Final = trace.get_tracer("cnop")
 """Goes on to the provider that a process installs later. Asking for one each time would read the environment each time."""
 
 
+def decide() -> None:
+    """Call it where the process has its tracer provider, or will have none: from then on a span costs next to nothing where nothing records it."""
+    _process.decide()
+
+
 def current_traceparent() -> tuple[str | None, str | None]:
     """`traceparent` and `tracestate` to send along now; the first is a fresh random one where no span is open."""
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
-        context = _fresh().get_span_context()
+        context = _Fresh().get_span_context()
     parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     return parent, context.trace_state.to_header() or None
 
@@ -55,15 +60,14 @@ def span(
     """
     at_edge = kind in _AT_EDGE
     around = trace.get_current_span()
-    if not traceparent and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        # Nothing records in this process: what a tracer would have to be asked for is known.
-        opened = INVALID_SPAN if at_edge else around
-    else:
-        opened = _TRACER.start_span(name, _parent(traceparent, tracestate, Context() if at_edge else get_current()), kind, attributes)
+    if not traceparent and not _process.records():
+        # What a tracer would have to be asked for is known.
+        return _Attached(_Fresh()) if at_edge or around is INVALID_SPAN else nullcontext(around)
+    opened = _TRACER.start_span(name, _parent(traceparent, tracestate, Context() if at_edge else get_current()), kind, attributes)
     if opened.is_recording():
         return trace.use_span(opened, end_on_exit=True)
     if not opened.get_span_context().is_valid:
-        return _Attached(_fresh())
+        return _Attached(_Fresh())
     if not at_edge and opened.get_span_context() is around.get_span_context():
         return nullcontext(opened)  # nothing records, and the span around it stands for this one
     return _Attached(opened)
@@ -98,11 +102,40 @@ def _parent(traceparent: str | None, tracestate: str | None, otherwise: Context)
     return _W3C.extract({"traceparent": traceparent, **({"tracestate": tracestate} if tracestate else {})}, otherwise)
 
 
-def _fresh() -> Span:
-    """A span that nothing records. Its context says "sampled", so that a consumer that does trace does not leave it out."""
-    chance = secrets.token_bytes(_TRACE_BYTES + _SPAN_BYTES)
-    ids = int.from_bytes(chance[:_TRACE_BYTES], "big") or 1, int.from_bytes(chance[_TRACE_BYTES:], "big") or 1
-    return NonRecordingSpan(SpanContext(*ids, is_remote=False, trace_flags=_SAMPLED))
+class _Fresh(NonRecordingSpan):
+    """A span that nothing records. Its context says "sampled", so that a consumer that does trace does not leave it out. It is made for whoever asks for
+    it: hardly a read is told to anybody else.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(INVALID_SPAN_CONTEXT)
+
+    def get_span_context(self) -> SpanContext:
+        """The same each time."""
+        if self._context is INVALID_SPAN_CONTEXT:
+            chance = secrets.token_bytes(_TRACE_BYTES + _SPAN_BYTES)
+            ids = int.from_bytes(chance[:_TRACE_BYTES], "big") or 1, int.from_bytes(chance[_TRACE_BYTES:], "big") or 1
+            self._context = SpanContext(*ids, is_remote=False, trace_flags=_SAMPLED)
+        return self._context
+
+
+class _Process:
+    """Whether anything records spans here. Asking OpenTelemetry reads the environment each time; once `decide` was called, that answer holds."""
+
+    def __init__(self) -> None:
+        self._records: bool | None = None
+
+    def decide(self) -> None:
+        self._records = None
+        self._records = self.records()
+
+    def records(self) -> bool:
+        if self._records is None:
+            return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        return self._records
+
+
+_process: Final = _Process()
 
 
 class _Attached(AbstractContextManager[Span]):

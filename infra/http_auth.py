@@ -72,7 +72,7 @@ class Authenticate(ASGIMiddleware):
             raise _refused(f"The access token is not valid: {error}.") from None
         if await self._is_revoked(self._auth, claims.token_id, claims.family):
             raise _refused("The access token was revoked.")
-        telemetry.bind(username=claims.username)
+        telemetry.known(claims.username)
         return Caller(claims.username, claims.token_id, claims.family, claims.expires_at)
 
     async def _is_revoked(self, auth: Auth, token_id: str, family: str) -> bool:

@@ -16,6 +16,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from prometheus_client import Histogram
 
 from events import tracing
+from infra import telemetry
 from infra.clock import Ids
 from infra.http_auth import is_public
 from infra.http_health import ADMIN_PATHS
@@ -59,7 +60,7 @@ class Edge:
         inner.setdefault("state", {}).update({REQUEST_ID: request_id, BODILESS: bodiless})
         answer = _Answer(inner, send, request_id, bodiless=bodiless)
         started = time.perf_counter()
-        before = structlog.contextvars.bind_contextvars(request_id=request_id, username=None)
+        before = telemetry.begin(request_id)
         try:
             if scope["path"] in ADMIN_PATHS:
                 await self._app(inner, receive, answer.send)
@@ -75,7 +76,7 @@ class Edge:
             raise
         finally:
             _record(inner, scope.get("method"), answer.status, time.perf_counter() - started)
-            structlog.contextvars.reset_contextvars(**before)
+            telemetry.end(before)
 
     async def _traced(self, scope: Scope, receive: Receive, answer: "_Answer", headers: dict[bytes, str]) -> None:
         method = str(scope.get("method"))

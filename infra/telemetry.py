@@ -1,8 +1,9 @@
 """Logs and traces of a process: JSON lines on standard output, spans to a collector where one is configured.
 
 Every line has `timestamp level service_name request_id username message`, in this order; what else is known follows. Request id and
-username are bound to the running task (`structlog.contextvars`), so code that logs need not know them. Values of passwords, tokens and
-bodies do not go into logs: fields with such names are blanked, and errors are told without the input that caused them.
+username are bound to the running task, so code that logs need not know them (by one context variable: structlog's own way looks at all
+that there are, for each line). Values of passwords, tokens and bodies do not go into logs: fields with such names are blanked, and errors
+are told without the input that caused them.
 """
 
 import atexit
@@ -10,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Final
 
@@ -18,10 +20,14 @@ import structlog
 from opentelemetry import trace
 from pydantic import ValidationError
 
+from events import tracing
 from infra.log_lines import Lines
 from infra.settings import Settings
 
 Event = MutableMapping[str, Any]
+_Bound = tuple[str | None, str | None]
+_BOUND: Final[ContextVar[_Bound]] = ContextVar("cnop_request", default=(None, None))
+"""Request id and username."""
 
 EXPORT_S: Final = 2.0
 """A collector that is away may hold up neither the process nor its end for longer."""
@@ -47,12 +53,32 @@ def configure(service_name: str, settings: Settings) -> Callable[[], None]:
     Returns what flushes the last spans; call it when the process ends. TelemetryMissing where the extra `telemetry` is needed and missing.
     """
     _configure_logs(service_name, settings.log_level)
-    return _install_tracing(service_name, settings.otlp_endpoint) if settings.otlp_endpoint else _nothing
+    flush = _install_tracing(service_name, settings.otlp_endpoint) if settings.otlp_endpoint else _nothing
+    tracing.decide()
+    return flush
 
 
-def bind(*, request_id: str | None = None, username: str | None = None) -> None:
-    """Put request id and username into every later line of the running task; None leaves one as it is."""
-    structlog.contextvars.bind_contextvars(**{key: value for key, value in (("request_id", request_id), ("username", username)) if value is not None})
+def begin(request_id: str) -> Token[_Bound]:
+    """Every later line of the running task is of this request, whose user is not known yet. `end` takes what this returns."""
+    return _BOUND.set((request_id, None))
+
+
+def known(username: str) -> None:
+    """Every later line of the request is of this user."""
+    _BOUND.set((_BOUND.get()[0], username))
+
+
+def end(token: Token[_Bound]) -> None:
+    """Later lines are of what the task was at before `begin`."""
+    _BOUND.reset(token)
+
+
+def bound(_logger: Any, _method: str, event: Event) -> Event:
+    """Puts request id and username into a line that does not say them itself: a processor of structlog's."""
+    request_id, username = _BOUND.get()
+    event.setdefault("request_id", request_id)
+    event.setdefault("username", username)
+    return event
 
 
 def _nothing() -> None:
@@ -64,7 +90,7 @@ def _configure_logs(service_name: str, level: str) -> None:
     atexit.register(lines.flush)
     stamped = structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp")
     shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        bound,
         stamped,
         _explained,
         _blanked,
@@ -72,7 +98,7 @@ def _configure_logs(service_name: str, level: str) -> None:
     ]
     renderer = structlog.processors.JSONRenderer(serializer=_json)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _rendered(stamped, _ordered(service_name))],
+        processors=[_rendered(stamped, _ordered(service_name))],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
@@ -94,6 +120,7 @@ def _rendered(stamped: structlog.types.Processor, ordered: structlog.types.Proce
 
     def rendered(logger: Any, method: str, event: Event) -> bytes:
         event["level"] = _LEVELS.get(method, method)
+        bound(logger, method, event)
         stamped(logger, method, event)
         if "exc_info" in event:
             event = _explained(logger, method, event)

@@ -21,7 +21,7 @@ from query_api.fresh import Asked, answer, fresh
 from query_api.given import GivenLedger
 from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect
 from query_api.status import CommandKey
-from query_api.time_travel import AsOfQuery, GivenPast, as_of_version, line_at
+from query_api.time_travel import GivenPast, Moment, as_of_version, line_at
 from schemas.commands import command_id
 from schemas.ledger import Account, Entry
 from schemas.money import CURRENCY_SCALES
@@ -66,23 +66,23 @@ async def explain(
     ledger: GivenLedger,
     market: MarketCache,
     past: GivenPast,
+    moment: Moment,
     cursors: Cursors,
     command_key: CommandKey,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
-    as_of: AsOfQuery = None,
 ) -> Response[bytes]:
     """Opening, lines and closing of a currency or an asset, newest first; each page has its own opening, which is the closing of the next one.
 
     The sum of each page is checked against what the ledger says of the balance after every line, and on the first page against the account.
     """
     unit = _unit(unit)
-    of = List(by.username, "explain", {"unit": unit, "as_of": as_of})
+    of = List(by.username, "explain", {"unit": unit, "as_of": moment})
     after = cursors.read(of, cursor)
     shown = await fresh(views, by, lambda: views.account(by.username))
     version = after.version - 1 if after else shown.version
-    if as_of is not None and after is None:
-        shown, version, _ = await past.find(shown, as_of)
+    if moment is not None and after is None:
+        shown, version, _ = await past.find(shown, moment)
     if unit not in CURRENCY_SCALES and unit not in shown.value.positions and await market.asset(unit) is None:
         raise ProblemError("not-found", "There is no such currency or asset.")
     statement = await statement_of(ledger, shown, unit, version, limit)

@@ -33,7 +33,7 @@ from query_api.fresh import asked, asking
 from query_api.given import ProfileReads
 from query_api.status import CommandKey
 from query_api.stream_hub import Streams
-from query_api.time_travel import Past
+from query_api.time_travel import Past, moment, moment_of
 from schemas.commands import KEY_PURPOSE as COMMAND_KEY
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[Any]]
@@ -137,6 +137,7 @@ def assemble(settings: Settings, sources: Sources, clock: Clock, ids: Ids, healt
             ledger=_always(sources.ledger),
             market=_always(sources.market),
             streams=_always(sources.streams),
+            moment=FromRequest(moment_of, moment),
             past=_always(Past(sources.ledger, sources.candles, clock)),
             views=_always(sources.views),
         ),

@@ -14,7 +14,7 @@ from query_api.assets import parse_asset_id
 from query_api.fresh import Asked, answer, answer_again, fresh
 from query_api.given import GivenClock
 from query_api.insights import MODEL, in_words
-from query_api.time_travel import AsOfQuery, GivenPast
+from query_api.time_travel import GivenPast, Moment
 from schemas.ledger import Account
 from schemas.money import HOME_CURRENCY
 from schemas.rows import balance_view
@@ -31,11 +31,11 @@ log = structlog.get_logger()
     summary="Show the cash balance",
     responses={200: ResponseSpec(BalanceThen, description="Cash", generate_examples=False)},
 )
-async def balance(by: Asked, views: Views, past: GivenPast, as_of: AsOfQuery = None) -> Response[bytes]:
+async def balance(by: Asked, views: Views, past: GivenPast, moment: Moment) -> Response[bytes]:
     """Cash: available, held for open orders, and both; zeros for a new user. With `as_of`, as it was then, with the orders that were open."""
     shown = await fresh(views, by, lambda: views.account(by.username))
-    if as_of is not None:
-        return await past.balance(by, shown, as_of)
+    if moment is not None:
+        return await past.balance(by, shown, moment)
     cash, status = shown.value.cash.get(HOME_CURRENCY), shown.value.status
     return await answer_again(by, shown, "balance", (cash, status), lambda: balance_view(cash, shown.version, status))
 
@@ -77,15 +77,15 @@ async def asset_balances(by: Asked, views: Views, market: MarketCache) -> Respon
     summary="Show the portfolio",
     responses={200: ResponseSpec(PortfolioThen, description="Holdings and totals", generate_examples=False)},
 )
-async def portfolio(by: Asked, views: Views, market: MarketCache, past: GivenPast, as_of: AsOfQuery = None) -> Response[bytes]:
+async def portfolio(by: Asked, views: Views, market: MarketCache, past: GivenPast, moment: Moment) -> Response[bytes]:
     """Holdings above zero with their value, and the totals. Percentages of the priced holdings add up to exactly 100.
 
     With `as_of`, as they were then, at the prices of then, with the orders that were open.
     """
     shown = await fresh(views, by, lambda: views.account(by.username))
     now = await market_now(market)
-    if as_of is not None:
-        return await past.portfolio(by, shown, as_of, now)
+    if moment is not None:
+        return await past.portfolio(by, shown, moment, now)
     return await answer_again(by, shown, "portfolio", (shown.value, now), lambda: portfolio_of(shown.value, now.prices, now.by_id))
 
 

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from litestar import Response
+from litestar import Request, Response
 from litestar.params import Dependency, Parameter
 
 from infra.cache import Shown
@@ -123,6 +123,21 @@ class Past:
 
 
 GivenPast = Annotated[Past, Dependency(skip_validation=True)]
+Moment = Annotated[str | None, Dependency(skip_validation=True)]
+"""What a request says in `as_of`; None for now."""
+
+
+def moment(as_of: AsOfQuery = None) -> str | None:
+    """A `Moment`, with its parameter."""
+    return as_of
+
+
+def moment_of(request: Request[Any, Any, Any]) -> str | None:
+    """`moment` as a function of the request alone: nearly all of them say nothing."""
+    if not request.scope["query_string"]:
+        return None
+    said = request.query_params.getall("as_of", [])
+    return moment(said[-1] if said else None)
 
 
 def parse_as_of(text: str) -> int | datetime:

@@ -10,6 +10,7 @@ from litestar import get
 from litestar.response import Stream
 from prometheus_client import REGISTRY
 
+from infra import telemetry
 from infra.http import PUBLIC, Health, build_app
 from tests.fakes.clock import FakeIds
 from tests.waiting import eventually
@@ -88,7 +89,7 @@ async def test_metrics(client: httpx.AsyncClient, door: Door) -> None:
 
 async def test_log_line(client: httpx.AsyncClient, door: Door) -> None:
     """Each request leaves one line with route, status, time, user and code; health and metrics leave none."""
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+    with structlog.testing.capture_logs(processors=[telemetry.bound]) as lines:
         await client.get("/api/v1/rows/abc?limit=7", headers={**door.bearer(), "X-Request-ID": "r-7"})
         await client.get("/api/v1/rows/ABC", headers=door.bearer())
         for path in ("/livez", "/readyz", "/health", "/metrics"):
@@ -111,7 +112,7 @@ async def test_log_line(client: httpx.AsyncClient, door: Door) -> None:
 
 async def test_context_ends_with_the_request(client: httpx.AsyncClient, door: Door) -> None:
     """On one connection the user of a request is not taken for that of the next."""
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+    with structlog.testing.capture_logs(processors=[telemetry.bound]) as lines:
         await client.get("/api/v1/me", headers=door.bearer())
         await client.get("/api/v1/open")
         await eventually(lambda: len(lines) == 2, DEADLINE_S)
@@ -132,6 +133,6 @@ async def test_broken_stream(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "uvicorn.error")
     app = build_app("streamer", [stream], ids=FakeIds(), health=Health())
     async with served(app) as client:
-        with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines, pytest.raises(httpx.RemoteProtocolError):
+        with structlog.testing.capture_logs(processors=[telemetry.bound]) as lines, pytest.raises(httpx.RemoteProtocolError):
             await client.get("/api/v1/stream", headers={"X-Request-ID": "r-9"})
         assert [(line["event"], line["request_id"]) for line in lines] == [("answer broken off", "r-9"), ("request", "r-9")]
