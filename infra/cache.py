@@ -17,8 +17,11 @@ from prometheus_client import Counter
 
 from infra.cache_client import Cache, CacheUnavailable, Call, Script
 from infra.cache_guard import (
+    CHANGES,
     GAP,
     GUARD,
+    LEASE,
+    LOADED,
     OLD,
     ORDERS_HELD_MAX,
     READ_ORDER,
@@ -36,7 +39,7 @@ from infra.denylist import Denylist
 from infra.generations import Generations
 from infra.ledger import LedgerReads
 from infra.remembered import Remembered, bytes_in
-from schemas.ledger import Account, Order
+from schemas.ledger import Account, Entry, Order
 from schemas.results import Result
 from schemas.rows import transactions_of
 from schemas.views import Transaction
@@ -171,7 +174,7 @@ class Views:
         answers = await self._cache.scripts(GUARD, calls)
         late = [one for one, answer in zip(arrived, answers, strict=True) if answer == GAP]
         await self._close_gaps(late)
-        await self._tell([one for one in late if one.reply_to])
+        await self._tell([(one.reply_to, one.value) for one in late if one.reply_to])
         old = sum(answer == OLD for answer in answers)
         return Projected(put=len(arrived) - old - len(late), old=old, loaded=len({one.result.username for one in late}))
 
@@ -264,12 +267,12 @@ class Views:
             snapshot = await asyncio.shield(self._flight(username))
         return snapshot
 
-    async def refill(self, account: Account, *, anew: bool = False) -> bool:
-        """Put a view of an account that was read from the ledger before; `anew` also where there is one of its version. False where it was not put.
+    async def refill(self, username: str, *, anew: bool = False) -> bool:
+        """Load a view into every generation that lives; `anew` also in the place of one of its version. False where it was not put.
 
         CacheUnavailable, or what the ledger raises.
         """
-        return (await self._kept(await self._whole(account), anew=anew)).kept
+        return (await self._loaded(username, anew=anew)).kept
 
     async def _close_gaps(self, late: Sequence[Arrived]) -> None:
         wanted: dict[str, int] = {}
@@ -287,17 +290,20 @@ class Views:
         GAPS.inc()
         if snapshot.account.version < version:
             raise LedgerBehind(f"{username}: result of version {version}, the ledger has {snapshot.account.version}")
-        if not snapshot.kept:
+        shown = version if snapshot.kept else await self.version(username)
+        if shown is not None and shown < version:
             raise CacheUnavailable(f"view of {username} was loaded and could not be put")
+        if shown is None:  # memory is full, and a view goes as soon as it is there: a reader loads it, and who follows the account must hear of it
+            await self._tell([(CHANGES + username, LOADED + b"%d" % snapshot.account.version)])
 
-    async def _tell(self, arrived: Sequence[Arrived]) -> None:
-        if arrived:
-            await self._cache.run("reply", partial(self._publish, arrived))
+    async def _tell(self, told: Sequence[tuple[str, bytes]]) -> None:
+        if told:
+            await self._cache.run("tell", partial(self._publish, told))
 
-    async def _publish(self, arrived: Sequence[Arrived]) -> None:
+    async def _publish(self, told: Sequence[tuple[str, bytes]]) -> None:
         async with self._cache.client.pipeline(transaction=False) as pipeline:
-            for one in arrived:
-                pipeline.publish(one.reply_to or "", one.value)
+            for channel, message in told:
+                pipeline.publish(channel, message)
             await pipeline.execute()
 
     async def _keys(self, username: str) -> tuple[str, str, str, str]:
@@ -341,39 +347,33 @@ class Views:
 
     async def _fill(self, username: str) -> Snapshot:
         LOADS.inc()
-        snapshot = await self._read(username)
         with suppress(CacheUnavailable):
-            return await self._kept(snapshot)
-        return snapshot
+            return await self._loaded(username)
+        return await self._read(username)
 
-    async def _kept(self, snapshot: Snapshot, *, anew: bool = False) -> Snapshot:
-        """Put it into every generation that lives; a newer one where the account has moved on meanwhile. Not `kept` where that goes on and on."""
+    async def _loaded(self, username: str, *, anew: bool = False) -> Snapshot:
+        """Load and put; once more where the account has moved on meanwhile. Not `kept` where that goes on and on."""
         for _ in range(FILL_ATTEMPTS_MAX):
-            if snapshot.is_whole and await self._put_whole(snapshot, anew=anew) != GAP:
+            lease: bytes = await self._cache.script(LEASE, self._layout.lease_call(username))
+            snapshot = await self._read(username)
+            if snapshot.is_whole and await self._put_whole(snapshot, lease, anew=anew) != GAP:
                 return replace(snapshot, kept=True)
-            snapshot = await self._read(snapshot.account.username)
         return snapshot
 
-    async def _put_whole(self, snapshot: Snapshot, *, anew: bool) -> bytes:
+    async def _put_whole(self, snapshot: Snapshot, lease: bytes, *, anew: bool) -> bytes:
         live = (await self._generations.live()).all
-        call = self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows, live, anew=anew)
-        return cast("bytes", await self._cache.script(GUARD, call))
+        answer: bytes = await self._cache.script(GUARD, self._layout.whole_call(snapshot.account, snapshot.orders, snapshot.rows, live, lease, anew=anew))
+        return answer
 
     async def _read(self, username: str) -> Snapshot:
-        return await self._whole(await self._ledger.account(username))
-
-    async def _whole(self, account: Account) -> Snapshot:
-        """The lists of an account that was read before them: what is newer than it is left out of them, and comes as a result."""
-        username, before, counted = account.username, account.version + 1, account.counters
+        """From the ledger: the account, and then its lists without what is newer than it, which comes as a result."""
+        account = await self._ledger.account(username)
+        before, counted = account.version + 1, account.counters
         orders, entries = await asyncio.gather(
-            self._ledger.orders(username, before=before, limit=ORDERS_HELD_MAX) if counted.orders else _nothing(),
-            self._ledger.entries(username, before=before, limit=ROWS_HELD_MAX) if counted.transactions else _nothing(),
+            self._ledger.orders(username, before=before, limit=ORDERS_HELD_MAX) if counted.orders else asyncio.sleep(0, list[Order]()),
+            self._ledger.entries(username, before=before, limit=ROWS_HELD_MAX) if counted.transactions else asyncio.sleep(0, list[Entry]()),
         )
         return Snapshot(account, orders, [row for entry in entries for row in transactions_of(entry)][:ROWS_HELD_MAX])
-
-
-async def _nothing() -> list[Any]:
-    return []
 
 
 def _shown(view: str, source: str, value: T, seen: "Account | Page[Any]") -> Shown[T]:

@@ -6,6 +6,10 @@ A view is four keys under one hash tag:
 * `…:orders` - hash: order id → order, and `…:order_index` - sorted set: order id by the version that placed it
 * `…:tx` - list: rows of cash movements, newest entry first, inside an entry in the order of its legs
 
+Beside them stands `{<username>}:lease`, a string without a meaning: from before the ledger is read for a view until any view of the account is changed. A
+view that is not there is made by a load alone, and only under the lease that was there before the ledger was read: so what is put then is not older than
+what anybody has been shown meanwhile, also where that has been evicted again.
+
 The newest orders and rows are kept, without holes, up to a maximum. The server may evict any one of the keys, so the account says how
 many orders and rows belong to it: a view whose counts disagree is incomplete and counts as missing.
 
@@ -51,9 +55,9 @@ ANEW: Final = b"anew "
 GUARD: Final = Script(
     "view put",
     """
--- KEYS: for each generation that lives, the serving one first: account, orders, order index, rows
--- ARGV: 1 mode ('result' | 'replay' | 'whole' | 'anew'), 2 username, 3 version, 4 lifetime in s, 5 orders max, 6 rows max, 7 channel or '',
---       8 the result's record;
+-- KEYS: the lease; for each generation that lives, the serving one first: account, orders, order index, rows
+-- ARGV: 1 mode ('result' | 'replay' | 'whole' | 'anew'), 2 username, 3 version, 4 lifetime in s, 5 orders max, 6 rows max,
+--       7 the channel to tell a result on or '', the lease of a load; 8 the result's record;
 --       then a count and so many (field, value); a count and so many (order id, version that placed it, order); a count and so many rows
 local mode, username, version = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local is_result = mode == 'result' or mode == 'replay'
@@ -67,18 +71,18 @@ local function look(account, orders, index, rows, is_serving)
     and redis.call('HLEN', orders) == tonumber(known[3])
     and redis.call('LLEN', rows) == tonumber(known[4])
   if is_result then
-    -- What is shown again makes no view in the generation that is read: it would be an old one until all is shown. A load makes the newest.
-    if not stored and is_serving and mode == 'replay' then return stored, 'none' end
     if complete and version <= stored then return stored, 'old' end
     if complete and version == stored + 1 then return stored, 'put' end
-    -- The first version needs no ledger: before it there was nothing.
-    if not stored and version == 1 then return stored, 'put' end
-    -- The generation that is not read need not have every view: one that is missing comes whole.
-    if not stored and not is_serving then return stored, 'none' end
-    return stored, 'gap'
+    if stored then return stored, 'gap' end
+    -- Nobody can know that a result was not shown before, and newer ones after it: it makes no view where views are read, a load does.
+    if is_serving then return stored, mode == 'replay' and 'none' or 'gap' end
+    -- The generation that is not read need not have every view. One that is missing comes whole, or begins where all is shown again.
+    return stored, mode == 'replay' and version == 1 and 'put' or 'none'
   end
   -- Whoever waits for the load may have seen the newer one, and must not get this one for it.
   if stored and version < stored then return stored, 'gap' end
+  -- The same where a newer one may have been here, and is gone.
+  if not stored and is_serving and redis.call('GET', KEYS[1]) ~= ARGV[7] then return stored, 'gap' end
   if complete and version == stored and mode == 'whole' then return stored, 'old' end
   return stored, 'put'
 end
@@ -116,28 +120,48 @@ local function put(account, orders, index, rows, stored)
 end
 
 local plan = {}
-for first = 1, #KEYS, 4 do
-  local stored, todo = look(KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], first == 1)
+for first = 2, #KEYS, 4 do
+  local stored, todo = look(KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], first == 2)
   if todo == 'gap' then return 'gap' end
   plan[first] = {stored, todo}
 end
 local answer = 'old'
-for first = 1, #KEYS, 4 do
+for first = 2, #KEYS, 4 do
   local stored, todo = plan[first][1], plan[first][2]
   if todo == 'put' then
     put(KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], stored)
     answer = 'put'
-    if first == 1 and (mode == 'anew' or not stored or version > stored) then
+    redis.call('DEL', KEYS[1])
+    if first == 2 and (mode == 'anew' or not stored or version > stored) then
       local told = is_result and ARGV[8] or (mode == 'anew' and 'anew ' or 'loaded ') .. ARGV[3]
       redis.call('PUBLISH', 'changes:' .. username, told)
     end
   end
 end
-if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
+if is_result and ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
 return answer
 """,
 )
 """'put' where any generation was changed. One that has gone further than `version`, or misses what is before it, is a 'gap' of all, and nothing is done."""
+
+LEASE_S: Final = 30
+"""How long a load may take. One that takes longer is repeated."""
+
+LEASE: Final = Script(
+    "view lease",
+    """
+-- KEYS: the lease. ARGV: lifetime in s. Those who load at the same time share it. An account's next one is of a later microsecond.
+local lease = redis.call('GET', KEYS[1])
+if not lease then
+  local now = redis.call('TIME')
+  lease = now[1] .. '.' .. now[2]
+end
+-- After a first change a script may go on where memory is full: a view that is behind must give way then too.
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], lease, 'EX', ARGV[1])
+return lease
+""",
+)
 
 READ_ORDER: Final = Script(
     "view order",
@@ -203,15 +227,25 @@ class Layout:
         head = ("replay" if again else "result", result.username, result.version, *self._bounds(result.username), channel or "", record)
         return Call(self._all_keys(result.username, generations), (*head, *_body(fields, orders, transactions_of(result))))
 
-    def whole_call(self, account: Account, orders: Sequence[Order], rows: Sequence[Transaction], generations: Sequence[int], *, anew: bool = False) -> Call:
-        """The guard's call for a whole view, as it was loaded. `anew`: also in the place of one of the same version."""
+    def lease_call(self, username: str) -> Call:
+        """The call of `LEASE` before an account is loaded."""
+        return Call((self.lease(username),), (LEASE_S,))
+
+    def lease(self, username: str) -> str:
+        """Its key."""
+        return f"{{{username}}}:lease"
+
+    def whole_call(
+        self, account: Account, orders: Sequence[Order], rows: Sequence[Transaction], generations: Sequence[int], lease: bytes, *, anew: bool = False
+    ) -> Call:
+        """The guard's call for a whole view, as it was loaded under a lease. `anew`: also in the place of one of the same version."""
         fields = _line_fields(account.counters, account.cash, account.positions)
         fields |= {"at": _quoted(rfc3339(account.at)), "status": _quoted(account.status)}
-        head = ("anew" if anew else "whole", account.username, account.version, *self._bounds(account.username), "", b"")
+        head = ("anew" if anew else "whole", account.username, account.version, *self._bounds(account.username), lease, b"")
         return Call(self._all_keys(account.username, generations), (*head, *_body(fields, orders, rows)))
 
     def _all_keys(self, username: str, generations: Sequence[int]) -> tuple[str, ...]:
-        return tuple(key for generation in generations for key in self.keys(username, generation))
+        return (self.lease(username), *(key for generation in generations for key in self.keys(username, generation)))
 
     def _bounds(self, username: str) -> tuple[int, int, int]:
         spread = crc32(username.encode()) % max(1, self._ttl_s // TTL_SPREAD)

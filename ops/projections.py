@@ -190,7 +190,7 @@ class _Bars:
 
 def _one_account(username: str, url: str, home: Any) -> None:
     async def work(parts: Parts, _cache: Cache) -> bool:
-        return await parts.views.refill(await parts.account(username), anew=True)
+        return await parts.views.refill(username, anew=True)
 
     if not _run(url, home, work):
         raise stopped(f"The view of {username} could not be put: the account changes all the time. Repeat the command.")

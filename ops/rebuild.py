@@ -203,7 +203,7 @@ class _Work:
         for start in range(0, len(accounts), AT_ONCE):
             some = accounts[start : start + AT_ONCE]
             # None is to be left running behind a raised error: the page is done again then.
-            filled = await asyncio.gather(*map(self._parts.views.refill, some), return_exceptions=True)
+            filled = await asyncio.gather(*(self._parts.views.refill(account.username) for account in some), return_exceptions=True)
             for account, one in zip(some, filled, strict=True):
                 if isinstance(one, BaseException):
                     raise one

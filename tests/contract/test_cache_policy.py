@@ -19,7 +19,7 @@ from infra.generations import FIRST, POINTER, Generations, Live
 from infra.market import ASSETS_KEY, PRICES_KEY, MarketCache
 from schemas.results import encode_result
 from tests.fakes.clock import FakeClock
-from tests.fakes.histories import History, HistoryReads
+from tests.fakes.histories import History, HistoryReads, begin
 from tests.query.door import MemoryMarket
 from tests.valkey import Valkey, cluster, valkey
 
@@ -129,7 +129,8 @@ async def test_full_of_what_may_not_go(cache: Cache) -> None:
 async def test_full_under_a_policy_that_evicts_nothing(cache: Cache) -> None:
     """A result that finds no room changes nothing and is to be repeated, other calls go on meanwhile; with room it is shown."""
     shown = user()
-    views, _ = views_of(cache, shown)
+    views, reads = views_of(cache, shown)
+    await begin(views, reads, shown)
     await views.put(arrived(shown, 1, 2, 3))
     await cache.client.config_set("maxmemory-policy", "noeviction")
     await fill(cache)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.cache import Arrived, Cache, Denylist, Views
+from infra.cache import Arrived, Cache, CacheUnavailable, Denylist, Views
 from infra.cache_client import Call, Script
 from infra.generations import Generations
 from infra.market import MarketCache
@@ -19,11 +19,14 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.histories import History, HistoryReads
 from tests.query.door import MemoryMarket
 from tests.valkey import cluster, valkey, watched
+from tests.waiting import eventually
 
 CONNECTIONS = 4
 AT_ONCE = 24
 CALLS = 3_000
 GIVEN_UP_S_MAX = 0.003
+DEADLINE_S = 10.0
+WAIT_S = 0.5
 SEED = 20_261_129
 ECHO = Script("echo", "return {KEYS[1], ARGV[1]}")
 USERS = count(1)
@@ -42,6 +45,14 @@ class Parts:
     given_up: int = 0
     answered: int = 0
     numbers: count = field(default_factory=count)  # type: ignore[type-arg]
+
+    async def answers(self) -> bool:
+        """Whether the server does, in time."""
+        try:
+            await self.cache.ping()
+        except CacheUnavailable:
+            return False
+        return True
 
     async def run(self) -> None:
         number = str(next(self.numbers))
@@ -116,16 +127,17 @@ async def test_no_call_gets_the_answer_of_one_that_was_given_up(parts: Parts, ki
     await asyncio.gather(*(_call_again_and_again(parts, kind, chance, left) for _ in range(AT_ONCE)))
     assert parts.given_up > parts.answered / 20
     assert parts.answered > parts.given_up / 20
+    await eventually(parts.answers, DEADLINE_S)
     for one in KINDS:
         await asyncio.gather(*(one(parts) for _ in range(CONNECTIONS * 3)))
 
 
 async def test_none_of_the_connections_is_lost(parts: Parts) -> None:
     """As many calls as there are connections wait in the server at once, after all that was given up."""
-    waiting = [parts.cache.run("wait", lambda: parts.cache.client.blpop(["nothing"], timeout=0.2)) for _ in range(CONNECTIONS)]
+    waiting = [parts.cache.run("wait", lambda: parts.cache.client.blpop(["nothing"], timeout=WAIT_S)) for _ in range(CONNECTIONS)]
     started = asyncio.get_running_loop().time()
     assert await asyncio.gather(*waiting) == [None] * CONNECTIONS
-    assert asyncio.get_running_loop().time() - started < 0.2 * CONNECTIONS
+    assert asyncio.get_running_loop().time() - started < WAIT_S * CONNECTIONS
 
 
 async def _call_again_and_again(parts: Parts, kinds: tuple[Callable[[Parts], Awaitable[None]], ...], chance: random.Random, left: object) -> None:
@@ -137,5 +149,7 @@ async def _call_again_and_again(parts: Parts, kinds: tuple[Callable[[Parts], Awa
             await call
         except asyncio.CancelledError:
             parts.given_up += 1
+        except CacheUnavailable:  # a call may be late on a busy machine, and is told so
+            await eventually(parts.answers, DEADLINE_S)
         else:
             parts.answered += 1

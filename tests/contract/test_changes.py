@@ -14,7 +14,7 @@ from infra.changes import Changes
 from infra.generations import Generations
 from infra.subscription import CHANNELS_AT_ONCE
 from schemas.results import Result, encode_result
-from tests.fakes.histories import History, HistoryReads
+from tests.fakes.histories import History, HistoryReads, begin
 from tests.valkey import Valkey
 from tests.waiting import eventually
 
@@ -60,7 +60,9 @@ def a_history() -> History:
 async def test_what_the_guard_tells(cache: Cache, changes: Changes) -> None:
     """Each result that moves the view on, once; a view that was put as a whole or anew, with its version; nothing that changes nothing; nothing of others."""
     history, other = a_history(), a_history()
-    views = Views(cache, HistoryReads({history.username: history, other.username: other}), Generations(cache), ttl_s=1_000)
+    reads = HistoryReads({history.username: history, other.username: other})
+    views = Views(cache, reads, Generations(cache), ttl_s=1_000)
+    await begin(views, reads, history)
     heard = Heard()
     assert await changes.follow(history.username, heard)
     arrived = [Arrived(result, encode_result(result)) for result in history.results]
@@ -69,7 +71,7 @@ async def test_what_the_guard_tells(cache: Cache, changes: Changes) -> None:
     await views.put(arrived)
     await cache.client.delete(*[key async for key in cache.client.scan_iter(f"*{{{history.username}}}*")])
     await views.account(history.username)
-    assert await views.refill(history.accounts[3], anew=True)
+    assert await views.refill(history.username, anew=True)
     await eventually(lambda: len(heard.versions) > 1, DEADLINE_S)
     assert (heard.results, heard.versions, heard.losses) == (history.results, [3, -3], 0)
 
@@ -130,7 +132,10 @@ async def test_followed_while_redis_is_away(server: Valkey, cache: Cache, change
 async def test_the_versions_of_many_views(cache: Cache) -> None:
     """In the order in which they were asked for, over more than one round trip; none for an account without a view."""
     histories = [a_history() for _ in range(PIPELINE_MAX + 3)]
-    views = Views(cache, HistoryReads({history.username: history for history in histories}), Generations(cache), ttl_s=1_000)
+    reads = HistoryReads({history.username: history for history in histories})
+    views = Views(cache, reads, Generations(cache), ttl_s=1_000)
+    for history in histories[:-1]:
+        await begin(views, reads, history)
     await views.put([Arrived(result, encode_result(result)) for history in histories[:-1] for result in history.results[:2]])
     shown = await asyncio.gather(*(views.version(history.username) for history in histories))
     assert shown == [2] * (PIPELINE_MAX + 2) + [None]

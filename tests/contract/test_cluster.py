@@ -27,7 +27,7 @@ from infra.replies import Replies
 from schemas.market import PriceChanged
 from schemas.results import encode_result
 from tests.fakes.clock import START, FakeClock
-from tests.fakes.histories import History, HistoryReads
+from tests.fakes.histories import History, HistoryReads, begin
 from tests.query.door import PRICES, MemoryMarket
 from tests.valkey import Valkey, cluster, valkey, watched
 from tests.waiting import eventually
@@ -102,6 +102,8 @@ async def test_views(cache: Cache) -> None:
     """Results of many accounts in one batch are shown and read, a gap is filled, a cold view is loaded."""
     histories = [user() for _ in range(MANY)]
     views, reads = views_of(cache, *histories)
+    for history in histories:
+        await begin(views, reads, history)
     for version in (1, 2):
         projected = await views.put([one for history in histories for one in arrived(history, version)])
         assert (projected.put, projected.loaded) == (MANY, 0)

@@ -12,7 +12,7 @@ from infra.cache import Arrived, Cache, CacheUnavailable, Views
 from infra.cache_guard import Layout
 from infra.generations import FIRST, KNOWN_S, POINTER, Conflict, Generations, Live
 from schemas.results import encode_result
-from tests.fakes.histories import STEPS, History, HistoryReads
+from tests.fakes.histories import STEPS, History, HistoryReads, begin
 from tests.valkey import Valkey, valkey
 
 TTL_S = 1_000
@@ -103,10 +103,12 @@ async def test_nobody_acts_on_a_pointer_that_cannot_be_read(server: Valkey) -> N
 
 
 async def test_results_go_to_both(cache: Cache) -> None:
-    """From its first version on an account is in both generations."""
+    """Whatever moves on an account that is in both generations moves it on in both."""
     history, reads = given_history("deposit", "buy", "open", "close")
     await Generations(cache).change(ALONE, BOTH)
-    await Views(cache, reads, Told(cache), ttl_s=TTL_S).put(arrived(history, 1, 2, 3, 4))
+    views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    await begin(views, reads, history)
+    await views.put(arrived(history, 1, 2, 3, 4))
     assert await versions(cache, history.username) == (4, 4)
     assert not reads.reads
     for one, other in zip(LAYOUT.keys(history.username, FIRST), LAYOUT.keys(history.username, SECOND), strict=True):
@@ -117,11 +119,12 @@ async def test_a_result_does_not_begin_a_view_of_the_new_generation_in_the_middl
     """What the new generation does not have yet comes whole, with the building or with the next load."""
     history, reads = given_history("deposit", "buy", "open")
     views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    await begin(views, reads, history)
     await views.put(arrived(history, 1, 2))
     await Generations(cache).change(ALONE, BOTH)
     assert (await views.put(arrived(history, 3))).put == 1
     assert await versions(cache, history.username) == (3, None)
-    assert await views.refill(history.accounts[3])
+    assert await views.refill(history.username)
     assert await versions(cache, history.username) == (3, 3)
 
 
@@ -131,7 +134,7 @@ async def test_an_account_that_was_read_before_does_not_come_in_behind_the_one_t
     views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
     await views.put(arrived(history, 1, 2, 3))
     await Generations(cache).change(ALONE, BOTH)
-    assert await views.refill(history.accounts[2])
+    assert await views.refill(history.username)
     assert await versions(cache, history.username) == (3, 3)
 
 
@@ -141,9 +144,9 @@ async def test_a_view_that_is_wrong_is_made_anew(cache: Cache) -> None:
     views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
     await views.put(arrived(history, 1, 2, 3))
     await cache.client.hset(LAYOUT.keys(history.username, FIRST)[0], "cash:USD", '{"available":"1","held":"0","updated_at":"2026-11-25T00:00:00.000Z"}')
-    await views.refill(history.accounts[3])
+    await views.refill(history.username)
     assert (await views.account(history.username)).value != history.accounts[3]
-    assert await views.refill(history.accounts[3], anew=True)
+    assert await views.refill(history.username, anew=True)
     assert (await views.account(history.username)).value == history.accounts[3]
 
 
@@ -152,7 +155,7 @@ async def test_making_a_view_anew_does_not_take_it_back(cache: Cache) -> None:
     history, reads = given_history("deposit", "buy", "open")
     views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
     await views.put(arrived(history, 1, 2, 3))
-    assert await views.refill(history.accounts[1], anew=True)
+    assert await views.refill(history.username, anew=True)
     assert (await views.account(history.username)).version == 3
 
 
@@ -160,6 +163,7 @@ async def test_what_moves_a_view_on_is_told(cache: Cache) -> None:
     """On the account's channel: the record of a result that was shown, or the version of a view that was put whole; nothing where nothing has changed."""
     history, reads = given_history("deposit", "buy", "open")
     views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    await begin(views, reads, history)
     async with cache.client.pubsub() as changes:
         await changes.subscribe(f"changes:{history.username}")
         await views.put(arrived(history, 1))
@@ -183,16 +187,14 @@ async def test_a_switch_at_any_moment_takes_no_reader_back(cache: Cache, steps: 
     await generations.change(ALONE, BOTH)
     views = Views(cache, reads, generations, ttl_s=TTL_S)
     last, seen, projected = len(steps), 0, 0
-    for action in data.draw(st.lists(st.sampled_from(("put", "put", "refill", "stale refill", "load", "evict", "switch")), min_size=5, max_size=30)):
+    for action in data.draw(st.lists(st.sampled_from(("put", "put", "refill", "load", "evict", "switch")), min_size=5, max_size=30)):
         reads.visible[history.username] = data.draw(st.integers(max(seen, projected), last))
         match action:
             case "put" if projected < reads.visible[history.username]:
                 projected += 1
                 await views.put(arrived(history, projected))
             case "refill":
-                await views.refill(await reads.account(history.username))
-            case "stale refill":
-                await views.refill(history.accounts[data.draw(st.integers(0, reads.visible[history.username]))])
+                await views.refill(history.username)
             case "load":
                 await views.load(history.username)
             case "evict":

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from infra.cache import Arrived, Cache, CacheUnavailable, Denylist, LedgerBehind, Views
-from infra.cache_guard import GAP, GUARD, ORDERS_HELD_MAX, READ_ORDERS, READ_ROWS, ROWS_HELD_MAX, Layout
+from infra.cache_guard import GAP, GUARD, LEASE, ORDERS_HELD_MAX, READ_ORDERS, READ_ROWS, ROWS_HELD_MAX, Layout
 from infra.generations import FIRST, Generations
 from schemas.results import encode_result
 from tests.fakes.cache import CountingCache
 from tests.fakes.clock import FakeClock
-from tests.fakes.histories import STEPS, History, HistoryReads
+from tests.fakes.histories import STEPS, History, HistoryReads, begin
 from tests.valkey import Valkey, valkey
 from tests.waiting import eventually
 
@@ -98,9 +98,10 @@ async def test_any_order_of_delivery_ends_at_the_plain_fold_and_never_goes_back(
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=30))
 @PROPERTY
 async def test_results_in_order_need_no_ledger(cache: Cache, steps: list) -> None:
-    """From the first version on results alone make the view: the ledger is not asked once."""
+    """From a view of any version on results alone make the next ones: the ledger is not asked once."""
     history = History(user()).grow(steps)
     views, reads = views_of(cache, history)
+    await begin(views, reads, history)
     projected = await views.put(arrived(history, *range(1, len(steps) + 1)))
     assert (projected.put, projected.old, projected.loaded) == (len(steps), 0, 0)
     await assert_shows(views, history, len(steps))
@@ -110,7 +111,8 @@ async def test_results_in_order_need_no_ledger(cache: Cache, steps: list) -> Non
 async def test_a_load_and_the_results_make_the_same_view(cache: Cache) -> None:
     """A view that was loaded is field by field the one that results have made."""
     history = History(user()).grow(EVERYTHING * 3)
-    views, _ = views_of(cache, history)
+    views, reads = views_of(cache, history)
+    await begin(views, reads, history)
     account, orders, index, rows = LAYOUT.keys(history.username, FIRST)
 
     async def raw() -> list:
@@ -133,6 +135,7 @@ async def test_a_gap_is_filled_from_the_ledger(cache: Cache) -> None:
     history = History(user()).grow(EVERYTHING * 2)
     views, reads = views_of(cache, history)
     reads.visible[history.username] = 12
+    await begin(views, reads, history)
     await views.put(arrived(history, 1, 2, 3))
     projected = await views.put(arrived(history, 7, 8, 9))
     assert (projected.put, projected.old, projected.loaded) == (0, 0, 1)
@@ -214,9 +217,10 @@ async def test_an_older_load_does_not_replace_a_newer_view_that_lost_a_key(cache
     """Even an incomplete view never goes back: the loader is told to load again."""
     history = History(user()).grow(EVERYTHING)
     views, _ = views_of(cache, history)
-    await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
+    await views.load(history.username)
     await cache.client.delete(LAYOUT.keys(history.username, FIRST)[3])
-    assert await cache.script(GUARD, LAYOUT.whole_call(history.accounts[5], history.orders(5), history.rows(5), (FIRST,))) == GAP
+    lease = await cache.script(LEASE, LAYOUT.lease_call(history.username))
+    assert await cache.script(GUARD, LAYOUT.whole_call(history.accounts[5], history.orders(5), history.rows(5), (FIRST,), lease)) == GAP
     assert (await views.account(history.username)).version == len(EVERYTHING)
 
 
@@ -224,7 +228,8 @@ async def test_an_old_order_does_not_come_back_into_a_shorter_list(cache: Cache)
     """A view that holds fewer orders than there are takes no change of one that it does not hold: between them would be a hole."""
     history = History(user()).grow(("open", "buy", "buy", "buy", "close"))
     views, _ = views_of(cache, history)
-    await cache.script(GUARD, LAYOUT.whole_call(history.accounts[4], history.orders(4)[:2], history.rows(4), (FIRST,)))
+    lease = await cache.script(LEASE, LAYOUT.lease_call(history.username))
+    await cache.script(GUARD, LAYOUT.whole_call(history.accounts[4], history.orders(4)[:2], history.rows(4), (FIRST,), lease))
     assert (await views.put(arrived(history, 5))).put == 1
     assert (await views.orders(history.username, 10)).value.rows == history.orders(5)[:2]
     assert (await views.order(history.username, history.orders(5)[3].order_id)).value == history.orders(5)[3]
@@ -249,6 +254,7 @@ async def test_a_view_that_cannot_be_read_is_loaded_again(cache: Cache, key: int
     """What another release wrote in another shape is a miss, not an error, and gives way to what is loaded."""
     history = History(user()).grow(EVERYTHING)
     views, reads = views_of(cache, history)
+    await begin(views, reads, history)
     await views.put(arrived(history, *range(1, len(EVERYTHING) + 1)))
     await cache.client.hset(LAYOUT.keys(history.username, FIRST)[key], field or history.orders()[0].order_id, '{"orders": "many", "available": "much"}')
     await assert_shows(views, history, len(EVERYTHING))
@@ -307,7 +313,8 @@ async def _told(door: object, kind: str) -> bytes:
 async def test_a_lost_script_is_given_again(cache: Cache) -> None:
     """A server that restarted has no scripts: the call gives it the text and goes on."""
     history = History(user()).grow(EVERYTHING)
-    views, _ = views_of(cache, history)
+    views, reads = views_of(cache, history)
+    await begin(views, reads, history)
     await cache.client.script_flush()
     assert (await views.put(arrived(history, 1, 2, 3))).put == 3
     await cache.client.script_flush()
@@ -318,6 +325,7 @@ async def test_reach_waits_for_the_projector(cache: Cache) -> None:
     """A reader with a token waits for its version, which the projector brings; the ledger is not asked."""
     history = History(user()).grow(EVERYTHING)
     views, reads = views_of(cache, history)
+    await begin(views, reads, history)
     await views.put(arrived(history, 1, 2))
     waiting = asyncio.create_task(views.reach(history.username, 4))
     await asyncio.sleep(0)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Literal
 from uuid import UUID, uuid5
 
+from infra.cache import Views
 from schemas.instants import day_of
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Position, Posting, Refusal
 from schemas.results import Result, result_of
@@ -192,3 +193,14 @@ class HistoryReads:
 
     def _orders(self, username: str) -> list[Order]:
         return self.histories[username].orders(self._version(username)) if username in self.histories else []
+
+
+async def begin(views: Views, reads: HistoryReads, history: History) -> None:
+    """Have the view of an account to which nothing has happened yet, as its first reader makes it: results move it on from there. Reads are counted anew."""
+    visible = reads.visible.get(history.username)
+    reads.visible[history.username] = 0
+    await views.load(history.username)
+    reads.visible.pop(history.username)
+    if visible is not None:
+        reads.visible[history.username] = visible
+    reads.reads.clear()

@@ -32,7 +32,7 @@ from schemas.results import encode_result
 from schemas.views import consistency_token
 from tests.fakes.candles import MemoryCandles
 from tests.fakes.clock import FakeClock
-from tests.fakes.histories import ASSETS, History, HistoryReads, Step
+from tests.fakes.histories import ASSETS, History, HistoryReads, Step, begin
 
 AT = datetime(2026, 11, 25, 7, 59, tzinfo=UTC)
 PRICES = {"BTC": Decimal("50000.00"), "ETH": Decimal("2500.5")}
@@ -110,6 +110,8 @@ class ReadDoor:
         return history
 
     async def project(self, history: History, *versions: int) -> None:
+        if 1 in versions and await self.views.version(history.username) is None:
+            await begin(self.views, self.reads, history)
         results = [history.results[version - 1] for version in versions]
         await self.views.put([Arrived(result, encode_result(result)) for result in results])
 

@@ -144,7 +144,7 @@ async def test_a_view_that_is_made_anew_is_told(door: ReadDoor) -> None:
     async with listening(door, history) as one, listening(door, history) as other:
         for reader in (one, other):
             assert (await reader.told(1))[0].data["balance"]["current_balance"] == "99.00"
-        assert await door.views.refill(history.accounts[-1], anew=True)
+        assert await door.views.refill(history.username, anew=True)
         history.grow(["deposit"])
         for reader in (one, other):
             await reader.told(2)

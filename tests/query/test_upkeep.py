@@ -18,7 +18,7 @@ from infra.generations import Generations
 from infra.ledger_bound import TooManyReads
 from processors.upkeep import ACCOUNTS_PER_S, AT_ONCE, LOOK_S, RESULTS_MIN, Upkeep, mend, warm
 from schemas.results import encode_result
-from tests.fakes.histories import History, HistoryReads
+from tests.fakes.histories import History, HistoryReads, begin
 from tests.valkey import Valkey, valkey
 from tests.waiting import eventually
 
@@ -67,6 +67,8 @@ async def test_missing_views_are_loaded_and_others_left_alone(cache: Cache) -> N
     """Who has a view costs the ledger nothing; who has none has one afterwards; all of it at no more than the rate."""
     histories, waits = [user() for _ in range(30)], Waits()
     reads, views = ledger_and_views(cache, histories)
+    for history in histories[:10]:
+        await begin(views, reads, history)
     await show(views, *histories[:10])
     missing = await mend(views, newest(histories))
     assert missing == [history.username for history in histories[10:]]
@@ -156,6 +158,8 @@ async def test_what_redis_has_lost_is_loaded_again(server: Valkey) -> None:
     keeping = Upkeep(views, lambda: servers(cache), log, accounts_max=0, wait=at_once)
     assert keeping.in_doubt()
     task = asyncio.create_task(keeping.run())
+    for history in histories:
+        await begin(views, reads, history)
     await show(views, *histories)
     await eventually(lambda: not keeping.in_doubt(), DEADLINE_S)
     await cache.client.save()
