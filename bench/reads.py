@@ -22,7 +22,7 @@ import httpx
 from bench import bulk
 from bench.bare import PATH as BARE_PATH
 from bench.bulk import Say, mix_of
-from bench.callers import API, DEPOSIT, HISTORY, READS, Callers
+from bench.callers import DEPOSIT, HISTORY, READS, Callers
 from bench.figures import in_ms
 from bench.generator import Job, NotMeasured, Run
 from bench.stage import Stage
@@ -36,8 +36,6 @@ from infra.secrets import derive, read_secret
 from query_api.cursors import KEY_PURPOSE, Cursors, List, Place
 
 CONNECTIONS: Final = 16
-DOORS: Final = 2
-"""Processes of the query API side by side, as an installation has them behind its balancer: one takes one core. Of the bare handler there are as many."""
 USERS: Final = 4
 TURNS: Final = 5
 FEW: Final = 1_000
@@ -46,8 +44,7 @@ COLD_READS: Final = 100
 START_S: Final = 30.0
 POLL_S: Final = 0.1
 ORIGIN: Final = "origin"
-QUERY_API: Final = ("ops.main", "run", "query-api")
-BARE: Final = ("bench.bare",)
+BARE: Final = "bare"
 STORE: Final = "dynamodb"
 WARM: Final = {**READS, "history": HISTORY}
 DEEP: Final[Mapping[str, tuple[str, str]]] = {"history": (HISTORY, "transactions"), "orders": ("/orders", "orders")}
@@ -88,17 +85,16 @@ class Turns:
 def reads(at: Stage, people: Callers, seconds: float, say: Say) -> dict[str, Any]:
     """Every kind of read beside the bare handler, warm and cold, and the portfolio while it changes all the time."""
     tokens = [people.funded(orders=3) for _ in range(USERS)]
-    with served(at, BARE, BARE_PATH, DOORS) as bare:
-        with served(at, QUERY_API, "/livez", DOORS) as doors:
-            say(f"reads: portfolio from {DOORS} query APIs beside as many bare handlers, connections: {CONNECTIONS}")
-            side_by_side = _beside(people, tokens, Side({url + API: pid for url, pid in doors.items()}, READS["portfolio"]), Side(bare, BARE_PATH), seconds)
-        say("reads: every kind from the origin beside one bare handler")
-        origin, one = {people.url: at.pids()[ORIGIN]}, dict(list(bare.items())[:1])
-        compared = {name: _beside(people, tokens, Side(origin, path), Side(one, BARE_PATH), seconds / 2) for name, path in WARM.items()}
+    with bare(at) as (url, pid):
+        pids = {ORIGIN: at.pids()[ORIGIN], BARE: pid}
+        say(f"reads: portfolio beside the bare handler, connections: {CONNECTIONS}")
+        compared = {
+            name: _beside(people, (people.url + path, url + BARE_PATH), tokens, seconds if name == "portfolio" else seconds / 2, pids)
+            for name, path in WARM.items()
+        }
     say("reads: portfolio under writes, and without a view in Redis")
     return {
-        **_portfolio(side_by_side),
-        "doors": DOORS,
+        **_portfolio(compared["portfolio"]),
         "reads_16": {name: _told(turns) for name, turns in compared.items()},
         "portfolio_under_writes": _under_writes(people, tokens, seconds / 2),
         "portfolio_cold": {"reads": COLD_READS, **in_ms(sorted(asyncio.run(_cold(at, people))), "")},
@@ -130,38 +126,19 @@ class Account:
     entries: int
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Processes that answer, by address, and what they are asked for."""
-
-    pids: Mapping[str, int]
-    path: str
-
-    def jobs(self, tokens: Sequence[str]) -> list[Job]:
-        """`CONNECTIONS` in all, of each user to each process."""
-        return [Job(url + self.path, token, CONNECTIONS // len(tokens) // len(self.pids)) for url in self.pids for token in tokens]
-
-
 @contextmanager
-def served(at: Stage, module: Sequence[str], path: str, count: int) -> Iterator[dict[str, int]]:
-    """So many processes of a module on the machines of the system under measurement: process ids by address. They answer at `path`, if only to refuse."""
-    started: dict[str, subprocess.Popen[bytes]] = {}
-    taken: list[int] = []
+def bare(at: Stage) -> Iterator[tuple[str, int]]:
+    """The bare handler as a process of its own, on the machines of the system under measurement: its address and process id."""
+    port = ports.free([])
+    environment = {**os.environ, **at.environment, "CNOP_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-m", "bench.bare"], env=environment, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
     try:
-        for _ in range(count):
-            taken.append(ports.free(taken))
-            environment = {**os.environ, **at.environment, "CNOP_PORT": str(taken[-1])}
-            argv = [sys.executable, "-m", *module]
-            process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])  # noqa: S603 - our own modules
-            started[f"http://{ports.HOST}:{taken[-1]}"] = process
-        for url, process in started.items():
-            _answers(url + path, process)
-        yield {url: process.pid for url, process in started.items()}
+        url = f"http://{ports.HOST}:{port}"
+        _answers(url, process)
+        yield url, process.pid
     finally:
-        for process in started.values():
-            process.terminate()
-        for process in started.values():
-            process.wait(START_S)
+        process.terminate()
+        process.wait(START_S)
 
 
 def in_turns(people: Callers, a: Sequence[Job], b: Sequence[Job], seconds: float, cpu: Callable[[], float] = lambda: 0.0) -> Turns:
@@ -178,9 +155,9 @@ def in_turns(people: Callers, a: Sequence[Job], b: Sequence[Job], seconds: float
     return turns
 
 
-def _beside(people: Callers, tokens: Sequence[str], ours: Side, raw: Side, seconds: float) -> Turns:
-    pids = {**ours.pids, **raw.pids}
-    return in_turns(people, ours.jobs(tokens), raw.jobs(tokens), seconds, lambda: total(cpu_s(pids)))  # who is not asked uses next to nothing
+def _beside(people: Callers, urls: tuple[str, str], tokens: Sequence[str], seconds: float, pids: Mapping[str, int]) -> Turns:
+    ours, raw = ([Job(url, token, CONNECTIONS // len(tokens)) for token in tokens] for url in urls)
+    return in_turns(people, ours, raw, seconds, lambda: total(cpu_s(pids)))  # who is not asked uses next to nothing
 
 
 def _portfolio(turns: Turns) -> dict[str, Any]:
@@ -267,13 +244,13 @@ def _filled(at: Stage, entries: int, say: Say) -> Account:
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the process does. NotMeasured where it ends instead."""
+    """Wait until the bare handler does; without a token it refuses. NotMeasured where it ends instead."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            httpx.get(url)
+            httpx.get(url + BARE_PATH)
         except httpx.TransportError:
             time.sleep(POLL_S)
         else:
             return
-    raise NotMeasured(f"nobody answers at {url}")
+    raise NotMeasured("the bare handler does not start")
