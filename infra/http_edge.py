@@ -22,8 +22,6 @@ from infra.http_auth import is_public
 from infra.http_health import ADMIN_PATHS
 from infra.http_problems import OTHER_METHODS, PROBLEM_CODE, REQUEST_ID, cut_short
 
-log = structlog.get_logger()
-
 API: Final = "/api/v1"
 """Where the routes of every door are."""
 EXTRA_HEADERS: Final = "extra_headers"
@@ -50,6 +48,7 @@ class Edge:
     def __init__(self, app: ASGIApp, ids: Ids) -> None:
         self._app = app
         self._ids = ids
+        self._log = structlog.get_logger().bind()  # bound once: what `get_logger` gives is so at each call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request. What is raised after the answer began is logged and raised on: the server closes the connection then."""
@@ -72,10 +71,10 @@ class Edge:
                 raise
             await cut_short(inner, receive, answer.send)
         except Exception:
-            log.exception("answer broken off")
+            self._log.exception("answer broken off")
             raise
         finally:
-            _record(inner, scope.get("method"), answer.status, time.perf_counter() - started)
+            self._record(inner, scope.get("method"), answer.status, time.perf_counter() - started)
             telemetry.end(before)
 
     async def _traced(self, scope: Scope, receive: Receive, answer: "_Answer", headers: dict[bytes, str]) -> None:
@@ -89,6 +88,14 @@ class Edge:
                     await self._app(scope, receive, answer.send)
             finally:
                 _describe(opened, method, _route(scope), answer.status)
+
+    def _record(self, scope: Scope, method: Any, status: int, seconds: float) -> None:
+        route = _route(scope)
+        name = method if method in _METHODS else "OTHER"
+        _measure(name, route, f"{status // 100}xx" if status else "none").observe(seconds)
+        if route not in ADMIN_PATHS:
+            code = scope["state"].get(PROBLEM_CODE)
+            self._log.info("request", method=name, route=route, status=status, ms=round(seconds * 1000, 1), **({"code": code} if code else {}))
 
 
 class _Answer:
@@ -141,16 +148,6 @@ def _options(scope: Scope) -> str | None:
 
 def _route(scope: Scope) -> str:
     return scope.get("path_template") or ("/" if "route_handler" in scope else UNMATCHED)
-
-
-def _record(scope: Scope, method: Any, status: int, seconds: float) -> None:
-    route = _route(scope)
-    name = method if method in _METHODS else "OTHER"
-    _measure(name, route, f"{status // 100}xx" if status else "none").observe(seconds)
-    if route not in ADMIN_PATHS:
-        caller = scope.get("user")
-        known = {"username": caller.username if caller else None, "code": scope["state"].get(PROBLEM_CODE)}
-        log.info("request", method=name, route=route, status=status, ms=round(seconds * 1000, 1), **{key: value for key, value in known.items() if value})
 
 
 @cache
