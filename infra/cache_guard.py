@@ -7,8 +7,8 @@ A view is four keys under one hash tag:
 * `…:tx` - list: rows of cash movements, newest entry first, inside an entry in the order of its legs
 
 Beside them stands `{<username>}:lease`, a string without a meaning: from before the ledger is read for a view until any view of the account is changed. A
-view that is not there is made by a load alone, and only under the lease that was there before the ledger was read: so what is put then is not older than
-what anybody has been shown meanwhile, also where that has been evicted again.
+load makes a view that is not there only under the lease that was there before the ledger was read: so what is put then is not older than what anybody has
+been shown meanwhile, also where that has been evicted again.
 
 The newest orders and rows are kept, without holes, up to a maximum. The server may evict any one of the keys, so the account says how
 many orders and rows belong to it: a view whose counts disagree is incomplete and counts as missing.
@@ -74,10 +74,12 @@ local function look(account, orders, index, rows, is_serving)
     if complete and version <= stored then return stored, 'old' end
     if complete and version == stored + 1 then return stored, 'put' end
     if stored then return stored, 'gap' end
-    -- Nobody can know that a result was not shown before, and newer ones after it: it makes no view where views are read, a load does.
-    if is_serving then return stored, mode == 'replay' and 'none' or 'gap' end
-    -- The generation that is not read need not have every view. One that is missing comes whole, or begins where all is shown again.
-    return stored, mode == 'replay' and version == 1 and 'put' or 'none'
+    -- What is shown again makes no view in the generation that is read: it would be an old one until all is shown. A load makes the newest.
+    if is_serving and mode == 'replay' then return stored, 'none' end
+    -- The first version needs no ledger: before it there was nothing.
+    if version == 1 then return stored, 'put' end
+    -- The generation that is not read need not have every view: one that is missing comes whole.
+    return stored, is_serving and 'gap' or 'none'
   end
   -- Whoever waits for the load may have seen the newer one, and must not get this one for it.
   if stored and version < stored then return stored, 'gap' end
