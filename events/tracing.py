@@ -119,6 +119,10 @@ class _Fresh(NonRecordingSpan):
         return self._context
 
 
+def _has_provider() -> bool:
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 class _Process:
     """Whether anything records spans here. Asking OpenTelemetry reads the environment each time; once `decide` was called, that answer holds."""
 
@@ -126,13 +130,10 @@ class _Process:
         self._records: bool | None = None
 
     def decide(self) -> None:
-        self._records = None
-        self._records = self.records()
+        self._records = _has_provider()
 
     def records(self) -> bool:
-        if self._records is None:
-            return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-        return self._records
+        return _has_provider() if self._records is None else self._records
 
 
 _process: Final = _Process()

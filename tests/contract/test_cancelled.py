@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from infra.cache_client import Call, Script
 from infra.generations import Generations
 from infra.market import MarketCache
 from schemas.results import encode_result
+from tests.fakes.cache import answers
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import History, HistoryReads
 from tests.query.door import MemoryMarket
@@ -45,14 +47,6 @@ class Parts:
     given_up: int = 0
     answered: int = 0
     numbers: count = field(default_factory=count)  # type: ignore[type-arg]
-
-    async def answers(self) -> bool:
-        """Whether the server does, in time."""
-        try:
-            await self.cache.ping()
-        except CacheUnavailable:
-            return False
-        return True
 
     async def run(self) -> None:
         number = str(next(self.numbers))
@@ -127,7 +121,7 @@ async def test_no_call_gets_the_answer_of_one_that_was_given_up(parts: Parts, ki
     await asyncio.gather(*(_call_again_and_again(parts, kind, chance, left) for _ in range(AT_ONCE)))
     assert parts.given_up > parts.answered / 20
     assert parts.answered > parts.given_up / 20
-    await eventually(parts.answers, DEADLINE_S)
+    await eventually(partial(answers, parts.cache), DEADLINE_S)
     for one in KINDS:
         await asyncio.gather(*(one(parts) for _ in range(CONNECTIONS * 3)))
 
@@ -150,6 +144,6 @@ async def _call_again_and_again(parts: Parts, kinds: tuple[Callable[[Parts], Awa
         except asyncio.CancelledError:
             parts.given_up += 1
         except CacheUnavailable:  # a call may be late on a busy machine, and is told so
-            await eventually(parts.answers, DEADLINE_S)
+            await eventually(partial(answers, parts.cache), DEADLINE_S)
         else:
             parts.answered += 1

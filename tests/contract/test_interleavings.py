@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.cache import Arrived, Cache, CacheUnavailable, Views
+from infra.cache import Arrived, Cache, CacheUnavailable, Snapshot, Views
 from infra.cache_guard import ORDERS_HELD_MAX, ROWS_HELD_MAX, Layout
 from infra.generations import Generations, Live
 from schemas.ledger import Account, Entry, Order
 from schemas.results import encode_result
-from tests.fakes.cache import CountingCache
+from tests.fakes.cache import CountingCache, answers
 from tests.fakes.histories import STEPS, History, HistoryReads
 from tests.valkey import free_port, valkey
 from tests.waiting import eventually
@@ -125,14 +125,6 @@ class Run:
         await asyncio.sleep(self.chance.choice((0, 0, self.chance.uniform(0, STALL_S_MAX))))
 
 
-async def _answers(cache: Cache) -> bool:
-    try:
-        await cache.ping()
-    except CacheUnavailable:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module", params=[Live(), Live(1, 2, "built")], ids=["one-generation", "two-generations"])
 async def live(request: pytest.FixtureRequest, caches: list[CountingCache]) -> AsyncIterator[Live]:
     generations = Generations(caches[0])
@@ -148,7 +140,7 @@ async def caches(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list
         caches = [CountingCache(server.url, client_name=f"process-{number}") for number in range(PROCESSES)]
         for cache in caches:
             stack.push_async_callback(cache.stop)
-            await eventually(partial(_answers, cache), DEADLINE_S)  # a first connection has its own bound
+            await eventually(partial(answers, cache), DEADLINE_S)  # a first connection has its own bound
         yield caches
 
 
@@ -206,14 +198,20 @@ class OldReads(HistoryReads):
         return answer
 
 
+async def slow_and_quick(caches: list[CountingCache], history: History) -> tuple[OldReads, Views, Views, "asyncio.Task[Snapshot]"]:
+    """Two processes: the first is loading, and is under way with the ledger's answer of version 2."""
+    reads = OldReads({history.username: history}, visible={history.username: 2})
+    slow, quick = (Views(cache, reads, Generations(cache), ttl_s=1_000) for cache in caches[:2])
+    loading = asyncio.create_task(slow.load(history.username))
+    await eventually(lambda: reads.reads.get("account"), DEADLINE_S)
+    return reads, slow, quick, loading
+
+
 async def test_who_joins_a_load_that_is_overtaken_sees_the_newer_account(caches: list[CountingCache], live: Live) -> None:
     """The ledger's answer is old when it comes, and the view that it would make is there, newer and whole: nobody gets the old one."""
     history = History(f"user_{next(USERS):06d}").grow(STEPS)
     username, last = history.username, len(STEPS)
-    reads = OldReads({username: history}, visible={username: 2})
-    slow, quick = Views(caches[0], reads, Generations(caches[0]), ttl_s=1_000), Views(caches[1], reads, Generations(caches[1]), ttl_s=1_000)
-    loading = asyncio.create_task(slow.load(username))
-    await eventually(lambda: reads.reads.get("account"), DEADLINE_S)
+    reads, slow, quick, loading = await slow_and_quick(caches, history)
     reads.visible.clear()
     assert (await quick.account(username)).version == last
     assert (await slow.orders(username, ORDERS_HELD_MAX)).version == last
@@ -232,10 +230,7 @@ async def test_a_load_that_was_overtaken_does_not_show_the_older_account(caches:
     """The view moved on while the ledger's answer was under way, was seen, and is gone again with its version: the old answer does not come in its place."""
     history = History(f"user_{next(USERS):06d}").grow(STEPS)
     username, last = history.username, len(STEPS)
-    reads = OldReads({username: history}, visible={username: 2})
-    slow, quick = Views(caches[0], reads, Generations(caches[0]), ttl_s=1_000), Views(caches[1], reads, Generations(caches[1]), ttl_s=1_000)
-    loading = asyncio.create_task(slow.load(username))
-    await eventually(lambda: reads.reads.get("account"), DEADLINE_S)
+    reads, _, quick, loading = await slow_and_quick(caches, history)
     if changed_by == "load":
         reads.visible.clear()
     assert (await quick.load(username)).kept

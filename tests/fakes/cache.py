@@ -1,8 +1,8 @@
-"""A real cache that says how many reads have their answer."""
+"""A real cache that says how many reads have their answer, and whether a cache answers at all."""
 
 from typing import Any
 
-from infra.cache_client import Cache
+from infra.cache_client import Cache, CacheUnavailable
 
 
 class CountingCache(Cache):
@@ -14,3 +14,12 @@ class CountingCache(Cache):
         answer = await super().ask(*command)
         self.answered += 1
         return answer
+
+
+async def answers(cache: Cache) -> bool:
+    """Whether its server does, in time."""
+    try:
+        await cache.ping()
+    except CacheUnavailable:
+        return False
+    return True

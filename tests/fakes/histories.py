@@ -197,10 +197,7 @@ class HistoryReads:
 
 async def begin(views: Views, reads: HistoryReads, history: History) -> None:
     """Have the view of an account to which nothing has happened yet, as its first reader makes it: results move it on from there. Reads are counted anew."""
-    visible = reads.visible.get(history.username)
-    reads.visible[history.username] = 0
+    visible, reads.visible = reads.visible, {**reads.visible, history.username: 0}
     await views.load(history.username)
-    reads.visible.pop(history.username)
-    if visible is not None:
-        reads.visible[history.username] = visible
+    reads.visible = visible
     reads.reads.clear()
