@@ -73,9 +73,10 @@ def load(
 ) -> None:
     """Send the requests of a file, each once; run it again after an interruption and it goes on.
 
-    Columns: key, username, kind (deposit, withdraw, market_buy, market_sell), amount, asset_id, quantity, client_order_id. A key names its
-    request for ever: the same key of the same user is the same request, in whatever file it stands. Exit status: 0 every line has its
-    outcome, 1 some have none, 2 the file is not valid, 130 interrupted.
+    Columns: key, username, kind (deposit, withdraw, cancel, or the type of an order such as market_buy), amount, asset_id, quantity,
+    client_order_id, price, time_in_force, expires_at; which line needs which: docs/load.md. A key names its request for ever: the same
+    key of the same user is the same request, in whatever file it stands. Exit status: 0 every line has its outcome, 1 some have none,
+    2 the file is not valid, 130 interrupted.
     """
     try:
         lines, bad = _read(file, file_format)
