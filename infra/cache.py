@@ -8,9 +8,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cache, partial
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import structlog
 from prometheus_client import Counter
@@ -20,6 +19,7 @@ from infra.cache_guard import (
     CHANGES,
     GAP,
     GUARD,
+    HEAD,
     LEASE,
     LOADED,
     OLD,
@@ -35,6 +35,7 @@ from infra.cache_guard import (
     read_page,
     read_row,
 )
+from infra.cache_shown import Recent, Shown, Snapshot, newest_of, seen_in, shown, source_of
 from infra.denylist import Denylist
 from infra.generations import Generations
 from infra.ledger import LedgerReads
@@ -60,7 +61,6 @@ __all__ = [
 ]
 
 log = structlog.get_logger()
-T = TypeVar("T")
 R = TypeVar("R")
 
 _UNREADABLE: Final = (ValueError, KeyError)
@@ -72,56 +72,12 @@ FILL_ATTEMPTS_MAX: Final = 3
 LOADS_AT_ONCE: Final = 8
 """Accounts that one projector batch loads at once."""
 
-READS: Final = Counter("cnop_view_reads_total", "Reads of account views, by where the answer came from", ["view", "source"])
 LOADS: Final = Counter("cnop_view_loads_total", "Account views loaded from the ledger")
 GAPS: Final = Counter("cnop_view_gaps_total", "Results that came with others missing before them, so that the view was loaded")
 
 
 class LedgerBehind(RuntimeError):
     """The ledger does not have a version whose result was published: it was set back, or this is another ledger."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown(Generic[T]):
-    """What a read shows: everything up to the account's `version`, which was decided `at`.
-
-    `is_current`: it was read from the ledger, and shows all that was settled. `bypassed`: that was so because the cache is away.
-    """
-
-    value: T
-    version: int
-    at: datetime
-    is_current: bool = False
-    bypassed: bool = False
-
-    def of(self, value: R) -> "Shown[R]":
-        """The same of another value."""
-        return Shown(value, self.version, self.at, self.is_current, self.bypassed)
-
-
-@dataclass(frozen=True, slots=True)
-class Recent(Generic[R]):
-    """The newest rows of a list, newest first, without holes; the list has `total` rows. `whole`: there are no others."""
-
-    rows: list[R]
-    total: int
-    whole: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A whole view, loaded from the ledger. `kept`: Redis shows it, or something newer."""
-
-    account: Account
-    orders: list[Order]
-    rows: list[Transaction]
-    kept: bool = False
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the lists have what the account counts. DynamoDB may answer a query while a transaction is becoming visible row by row."""
-        counted = self.account.counters
-        return len(self.orders) == min(counted.orders, ORDERS_HELD_MAX) and len(self.rows) == min(counted.transactions, ROWS_HELD_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +119,7 @@ class Views:
         self._generations = generations
         self._layout = Layout(ttl_s)
         self._accounts: Remembered[dict[bytes, bytes], Account | None] = Remembered(lambda fields, _: bytes_in(fields, fields.values()))
-        self._pages: Remembered[list[Any], Page[Any] | None] = Remembered(lambda told, _: bytes_in(told[-1]))
+        self._pages: Remembered[list[bytes | None], Page[Any] | None] = Remembered(lambda _, page: page.size if page else 0)
         self._flights: dict[str, asyncio.Task[Snapshot]] = {}
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
 
@@ -185,14 +141,14 @@ class Views:
             account = self._accounts.of(username, fields, lambda: read_account(username, fields))
         except CacheUnavailable:
             account = await self._ledger.account(username)
-            return _shown("account", "bypass", account, account)
+            return shown("account", "bypass", account, account)
         except _UNREADABLE as error:
             await self._drop(username, error)
             account = None
         if account:
-            return _shown("account", "view", account, account)
+            return shown("account", "view", account, account)
         snapshot = await self.load(username)
-        return _shown("account", "load", snapshot.account, snapshot.account)
+        return shown("account", "load", snapshot.account, snapshot.account)
 
     async def order(self, username: str, order_id: str) -> Shown[Order | None]:
         """One order; None where this account has no such order. One that is not among the recent ones is looked up in the ledger."""
@@ -203,9 +159,9 @@ class Views:
             found = next((order for order in page.orders if order.order_id == order_id), None)
             whole = len(page.orders) == page.account.counters.orders
         if page and (found or whole):
-            return _shown("order", _source(page), found, _seen(page))
+            return shown("order", source_of(page), found, seen_in(page))
         account = await self._ledger.account(username)
-        return _shown("order", _source(page), await self._ledger.order(username, order_id), account)
+        return shown("order", source_of(page), await self._ledger.order(username, order_id), account)
 
     async def orders(self, username: str, limit: int) -> Shown[Recent[Order]]:
         """The newest orders, up to `limit` (at most `ORDERS_HELD_MAX`)."""
@@ -217,8 +173,8 @@ class Views:
         else:
             account = await self._ledger.account(username)
             rows = await self._ledger.orders(username, before=account.version + 1, limit=limit)
-            return _shown("orders", "bypass", _recent(rows, limit, account.counters.orders), account)
-        return _shown("orders", _source(page), _recent(rows, limit, total), _seen(page))
+            return shown("orders", "bypass", newest_of(rows, limit, account.counters.orders), account)
+        return shown("orders", source_of(page), newest_of(rows, limit, total), seen_in(page))
 
     async def transactions(self, username: str, limit: int) -> Shown[Recent[Transaction]]:
         """The newest cash movements, up to `limit` (at most `ROWS_HELD_MAX`); inside an entry in the order of its legs."""
@@ -231,8 +187,8 @@ class Views:
             account = await self._ledger.account(username)
             entries = await self._ledger.entries(username, before=account.version + 1, limit=limit)
             rows = [row for entry in entries for row in transactions_of(entry)]
-            return _shown("transactions", "bypass", _recent(rows, limit, account.counters.transactions), account)
-        return _shown("transactions", _source(page), _recent(rows, limit, total), _seen(page))
+            return shown("transactions", "bypass", newest_of(rows, limit, account.counters.transactions), account)
+        return shown("transactions", source_of(page), newest_of(rows, limit, total), seen_in(page))
 
     async def version(self, username: str) -> int | None:
         """That of the view alone; None where there is none. CacheUnavailable while Redis is away."""
@@ -267,6 +223,19 @@ class Views:
             snapshot = await asyncio.shield(self._flight(username))
         return snapshot
 
+    async def make_up(self, username: str, version: int) -> Snapshot:
+        """Load a view that is behind a version. Not `kept` where memory is full, so that it goes as soon as it is there, which is not to be behind.
+
+        CacheUnavailable where an older one is still shown, LedgerBehind, or what the ledger raises.
+        """
+        snapshot = await self.load(username, at_least=version)
+        if snapshot.account.version < version:
+            raise LedgerBehind(f"{username}: result of version {version}, the ledger has {snapshot.account.version}")
+        now = version if snapshot.kept else await self.version(username)
+        if now is not None and now < version:
+            raise CacheUnavailable(f"view of {username} was loaded and could not be put")
+        return replace(snapshot, kept=now is not None)
+
     async def refill(self, username: str, *, anew: bool = False) -> bool:
         """Load a view into every generation that lives; `anew` also in the place of one of its version. False where it was not put.
 
@@ -286,14 +255,9 @@ class Views:
 
     async def _close_gap(self, username: str, version: int) -> None:
         async with self._loading:
-            snapshot = await self.load(username, at_least=version)
+            snapshot = await self.make_up(username, version)
         GAPS.inc()
-        if snapshot.account.version < version:
-            raise LedgerBehind(f"{username}: result of version {version}, the ledger has {snapshot.account.version}")
-        shown = version if snapshot.kept else await self.version(username)
-        if shown is not None and shown < version:
-            raise CacheUnavailable(f"view of {username} was loaded and could not be put")
-        if shown is None:  # memory is full, and a view goes as soon as it is there: a reader loads it, and who follows the account must hear of it
+        if not snapshot.kept:  # a reader loads it, and who follows the account must hear of it
             await self._tell([(CHANGES + username, LOADED + b"%d" % snapshot.account.version)])
 
     async def _tell(self, told: Sequence[tuple[str, bytes]]) -> None:
@@ -316,8 +280,15 @@ class Views:
     async def _page(self, username: str, script: Script, argument: str | int, read: Callable[[bytes], R]) -> Page[R] | Snapshot | None:
         """The list from Redis, or the loaded view where Redis has none, or None while Redis is away."""
         try:
-            told = await self._cache.ask_script(script, Call(await self._keys(username), (argument,)))
-            page = self._pages.of((username, script.name, argument), told, lambda: read_page(username, told, read))
+            keys = await self._keys(username)
+            asked = keys[0], script.name, argument
+            known = self._pages.last(asked)
+            if known and known[0] == await self._cache.ask("HMGET", keys[0], *HEAD):
+                page = self._pages.of(asked, known[0], lambda: known[1])
+            else:
+                head, *told = await self._cache.ask_script(script, Call(keys, (argument,)))
+                made = read_page(username, head, told, read)
+                page = self._pages.of(asked, head, lambda: made) if head[0] else made
         except CacheUnavailable:
             return None
         except _UNREADABLE as error:
@@ -374,27 +345,3 @@ class Views:
             self._ledger.entries(username, before=before, limit=ROWS_HELD_MAX) if counted.transactions else asyncio.sleep(0, list[Entry]()),
         )
         return Snapshot(account, orders, [row for entry in entries for row in transactions_of(entry)][:ROWS_HELD_MAX])
-
-
-def _shown(view: str, source: str, value: T, seen: "Account | Page[Any]") -> Shown[T]:
-    _reads(view, source).inc()
-    return Shown(value, seen.version, seen.at, is_current=source != "view", bypassed=source == "bypass")
-
-
-@cache
-def _reads(view: str, source: str) -> Counter:
-    return READS.labels(view, source)
-
-
-def _source(page: Page[R] | Snapshot | None) -> str:
-    if page is None:
-        return "bypass"
-    return "view" if isinstance(page, Page) else "load"
-
-
-def _seen(page: Page[R] | Snapshot) -> Account | Page[R]:
-    return page if isinstance(page, Page) else page.account
-
-
-def _recent(rows: list[R], limit: int, total: int) -> Recent[R]:
-    return Recent(rows[:limit], total, whole=len(rows) == total and total <= limit)

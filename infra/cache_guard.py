@@ -2,7 +2,8 @@
 
 A view is four keys under one hash tag:
 
-* `g<generation>:{<username>}:acct` - hash: `username version at status counters`, `cash:<currency>`, `pos:<asset>`, `orders_held`, `rows_held`
+* `g<generation>:{<username>}:acct` - hash: `username version at status counters`, `cash:<currency>`, `pos:<asset>`, `orders_held`, `rows_held`, and
+  `stamp`, the time at which the server made the last change
 * `…:orders` - hash: order id → order, and `…:order_index` - sorted set: order id by the version that placed it
 * `…:tx` - list: rows of cash movements, newest entry first, inside an entry in the order of its legs
 
@@ -29,6 +30,7 @@ from zlib import crc32
 from pydantic import TypeAdapter
 
 from infra.cache_client import Call, Script
+from infra.remembered import bytes_in
 from schemas.instants import parse_rfc3339, rfc3339
 from schemas.ledger import Account, CashLine, Counters, Order, Position
 from schemas.results import Result
@@ -61,6 +63,8 @@ GUARD: Final = Script(
 --       then a count and so many (field, value); a count and so many (order id, version that placed it, order); a count and so many rows
 local mode, username, version = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local is_result = mode == 'result' or mode == 'replay'
+local now = redis.call('TIME')
+local stamp = now[1] .. '.' .. now[2]
 
 -- What there is of a view, and what is to be done with it: 'old', 'gap', 'put', or 'none': a view that is not there and is not made by this.
 local function look(account, orders, index, rows, is_serving)
@@ -116,7 +120,7 @@ local function put(account, orders, index, rows, stored)
   local count = tonumber(take())
   for row = at + count - 1, at, -1 do redis.call('LPUSH', rows, ARGV[row]) end
   if count > 0 then redis.call('LTRIM', rows, 0, tonumber(ARGV[6]) - 1) end
-  redis.call('HSET', account, 'username', username, 'version', ARGV[3],
+  redis.call('HSET', account, 'username', username, 'version', ARGV[3], 'stamp', stamp,
     'orders_held', redis.call('ZCARD', index), 'rows_held', redis.call('LLEN', rows))
   for _, key in ipairs({account, orders, index, rows}) do redis.call('EXPIRE', key, ARGV[4]) end
 end
@@ -165,44 +169,51 @@ return lease
 """,
 )
 
+HEAD: Final = ("stamp", "version", "username")
+"""Fields of the account. Each change of a view gives it another stamp: lists that were read under an equal head are still the same."""
+
+_HEAD: Final = f"""
+-- KEYS: account, orders, order index, rows. ARGV: what is asked for
+local head = redis.call('HMGET', KEYS[1], '{"', '".join(HEAD)}')
+local at, counters, orders_held, rows_held = unpack(redis.call('HMGET', KEYS[1], 'at', 'counters', 'orders_held', 'rows_held'))
+"""
+
 READ_ORDER: Final = Script(
     "view order",
-    """
-local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'at', 'counters', 'orders_held')
-return {known[1], known[2], known[3], known[4], known[5], redis.call('HLEN', KEYS[2]), {redis.call('HGET', KEYS[2], ARGV[1])}}
+    f"""{_HEAD}
+return {{head, at, counters, orders_held, redis.call('HLEN', KEYS[2]), {{redis.call('HGET', KEYS[2], ARGV[1])}}}}
 """,
 )
 
 READ_ORDERS: Final = Script(
     "view orders",
-    """
-local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'at', 'counters', 'orders_held')
+    f"""{_HEAD}
 local ids = redis.call('ZREVRANGE', KEYS[3], 0, ARGV[1] - 1)
-local orders = #ids > 0 and redis.call('HMGET', KEYS[2], unpack(ids)) or {}
+local orders = #ids > 0 and redis.call('HMGET', KEYS[2], unpack(ids)) or {{}}
 local held = redis.call('ZCARD', KEYS[3])
 if redis.call('HLEN', KEYS[2]) ~= held then held = -1 end
-return {known[1], known[2], known[3], known[4], known[5], held, orders}
+return {{head, at, counters, orders_held, held, orders}}
 """,
 )
 
 READ_ROWS: Final = Script(
     "view transactions",
-    """
-local known = redis.call('HMGET', KEYS[1], 'username', 'version', 'at', 'counters', 'rows_held')
-return {known[1], known[2], known[3], known[4], known[5], redis.call('LLEN', KEYS[4]), redis.call('LRANGE', KEYS[4], 0, ARGV[1] - 1)}
+    f"""{_HEAD}
+return {{head, at, counters, rows_held, redis.call('LLEN', KEYS[4]), redis.call('LRANGE', KEYS[4], 0, ARGV[1] - 1)}}
 """,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[R]):
-    """What a read script says of a list: its newest `rows`, and how many are `held`, at `version`, which was decided `at`."""
+    """What a read script says of a list: its newest `rows`, and how many are `held`, at `version`, which was decided `at`. `size`: bytes it was read from."""
 
     version: int
     at: datetime
     counters: Counters
     held: int
     rows: list[R]
+    size: int
 
 
 class Layout:
@@ -271,12 +282,13 @@ def read_account(username: str, fields: Mapping[bytes, bytes]) -> Account | None
     return account
 
 
-def read_page(username: str, answer: Sequence[Any], read: Callable[[bytes], R]) -> Page[R] | None:
-    """A read script's answer; None where the view is missing, incomplete or another user's. ValueError where it cannot be read."""
-    owner, version, at, counters, held, found, items = answer
-    if owner != username.encode() or held is None or int(held) != found:
+def read_page(username: str, head: Sequence[bytes | None], told: Sequence[Any], read: Callable[[bytes], R]) -> Page[R] | None:
+    """A read script's answer, behind its head; None where the view is missing, incomplete or another user's. ValueError where it cannot be read."""
+    (_stamp, version, owner), (at, counters, held, found, items) = head, told
+    if version is None or owner != username.encode() or held is None or int(held) != found:
         return None
-    return Page(int(version), read_at(at), _adapter(Counters).validate_json(counters), found, [read(item) for item in items if item is not None])
+    rows = [read(item) for item in items if item is not None]
+    return Page(int(version), read_at(at), _adapter(Counters).validate_json(counters), found, rows, bytes_in(items))
 
 
 def read_at(text: bytes | None) -> datetime:

@@ -1,7 +1,7 @@
 """What was made of something that has not changed since: parsed views, and rendered bodies.
 
 Nothing here is trusted for its age. A value is given out only for a basis that is equal to the one that it was made of, and whoever asks has just read
-that basis: what is saved is the making, never the reading.
+that basis, or a stamp that is another one after every change of what the value was made of.
 """
 
 from collections import OrderedDict
@@ -28,6 +28,11 @@ class Remembered(Generic[B, V]):
         self._weight_max = weight_max
         self._weight = 0
         self._made: OrderedDict[Hashable, tuple[B, V, int]] = OrderedDict()
+
+    def last(self, key: Hashable) -> tuple[B, V] | None:
+        """The basis and the value that are remembered, for whoever can ask whether the basis is still the same one."""
+        known = self._made.get(key)
+        return known and known[:2]
 
     def of(self, key: Hashable, basis: B, make: Callable[[], V]) -> V:
         """The value of a basis: the remembered one, or made now. What `make` raises is raised, and nothing is remembered then."""

@@ -49,15 +49,6 @@ Newest = Mapping[str, int]
 """Accounts and the versions of their newest results that were shown, the newest account first."""
 
 
-class Loaded(Protocol):
-    """What came of a load: `infra.cache.Snapshot`."""
-
-    @property
-    def kept(self) -> bool:
-        """Whether the view shows it."""
-        ...
-
-
 class KeptViews(Protocol):
     """What `infra.cache.Views` does: see there."""
 
@@ -65,8 +56,8 @@ class KeptViews(Protocol):
         """What the view shows."""
         ...
 
-    async def load(self, username: str, at_least: int | None = None) -> Loaded:
-        """Fill the view from the ledger."""
+    async def make_up(self, username: str, version: int) -> object:
+        """Load a view that is behind a version."""
         ...
 
     async def reach(self, username: str, version: int) -> bool:
@@ -137,15 +128,13 @@ async def mend(views: KeptViews, newest: Newest) -> list[str]:
         behind += [username for username, version in zip(some, shown, strict=True) if version is not None and version < newest[username]]
     for start in range(0, len(behind), AT_ONCE):
         some = behind[start : start + AT_ONCE]
-        outcomes = await asyncio.gather(*(views.load(username, newest[username]) for username in some), return_exceptions=True)
+        outcomes = await asyncio.gather(*(views.make_up(username, newest[username]) for username in some), return_exceptions=True)
         for username, outcome in zip(some, outcomes, strict=True):
             match outcome:
                 case Exception() if isinstance(outcome, _NOT_NOW):
                     raise outcome
                 case BaseException():  # its reader will meet it; it must not end the projector
                     log.error("view is not mended", username=username, error=repr(outcome))
-                case _ if not outcome.kept and (await views.version(username) or 0) < newest[username]:
-                    raise CacheUnavailable(f"view of {username} was loaded and could not be put")
                 case _:
                     MENDED.inc()
     log.info("views were held against the newest results", accounts=len(usernames), mended=len(behind), missing=len(missing))

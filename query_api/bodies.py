@@ -1,6 +1,6 @@
 """Bodies that were answered before: a caller who reads again what has not changed gets the same bytes, and they are not made again.
 
-What was read for the answer is read each time. A body is given out only where that is equal to what the body was made of.
+What the answer is made of is looked at each time. A body is given out only where that is equal to what the body was made of.
 """
 
 from collections.abc import Callable

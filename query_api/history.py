@@ -30,16 +30,22 @@ async def transactions(*, by: Asked, views: Views, ledger: GivenLedger, cursors:
     """Movements of cash, newest first; money that leaves is negative. `total_count` counts all of them."""
     of = List(by.username, "transactions", {})
     after = cursors.read(of, cursor)
-    shown = await fresh(views, by, lambda: _transactions(views, ledger, by.username, after, limit))
-    page, total = shown.value
 
-    def body() -> TransactionPage:
+    def body(page: Page[Transaction], total: int) -> TransactionPage:
         next_cursor = page.rest and cursors.make(of, page.rest)
         return TransactionPage(transactions=page.rows, total_count=total, has_more=page.rest is not None, next_cursor=next_cursor)
 
-    if after is not None:
-        return await answer(by, shown, body())
-    return await answer_again(by, shown, f"transactions {limit}", (page, total, cursors.hour()), body)
+    if after is None:
+        newest = await fresh(views, by, lambda: views.transactions(by.username, limit + 1))
+        recent = newest.value
+        if recent.whole or len(recent.rows) > limit:
+            return await answer_again(
+                by, newest, f"transactions {limit}", (recent, cursors.hour()), lambda: body(cut(_placed(recent.rows), limit), recent.total)
+            )
+    # Rows of the ledger are at least as new as the version told.
+    shown = await fresh(views, by, lambda: views.account(by.username))
+    page = await collect(Source(_entries(ledger, by.username), _version, transactions_of), after, limit, count=limit + 1)
+    return await answer(by, shown, body(page, shown.value.counters.transactions))
 
 
 @get(
@@ -63,17 +69,6 @@ async def trades(
 
 
 ROUTES: Final[tuple[Any, ...]] = (transactions, trades)
-
-
-async def _transactions(views: Views, ledger: LedgerReads, username: str, after: Place | None, limit: int) -> Shown[tuple[Page[Transaction], int]]:
-    """The first page from the recent rows, where they are enough; others from the ledger, whose rows are at least as new as the version told."""
-    if after is None:
-        recent = await views.transactions(username, limit + 1)
-        if recent.value.whole or len(recent.value.rows) > limit:
-            return recent.of((cut(_placed(recent.value.rows), limit), recent.value.total))
-    account = await views.account(username)
-    page = await collect(Source(_entries(ledger, username), _version, transactions_of), after, limit, count=limit + 1)
-    return account.of((page, account.value.counters.transactions))
 
 
 async def _trades(views: Views, ledger: LedgerReads, username: str, asset_id: str, *, after: Place | None, limit: int) -> Shown[Page[Trade]]:

@@ -8,13 +8,12 @@ from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
-from infra.cache import ORDERS_HELD_MAX, Shown, Views
+from infra.cache import ORDERS_HELD_MAX, Views
 from infra.http import ProblemError
-from infra.ledger import LedgerReads
 from query_api.cursors import Cursors, List, Place
 from query_api.fresh import Asked, answer, answer_again, fresh
 from query_api.given import GivenLedger
-from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect
+from query_api.pages import LIMIT, Cursor, Limit, Page, Source, collect, cut
 from schemas.ledger import Order, OrderStatus
 from schemas.requests import ORDER_ID_ASKED_PATTERN, OrderType
 from schemas.rows import order_detail, order_view
@@ -46,6 +45,9 @@ class Filter:
         return {"asset_id": self.asset_id, "order_type": self.order_type, "status": self.status}
 
 
+EVERY: Final = Filter(None, None, None)
+
+
 @get("/orders", tags=["orders"], summary="List orders", responses={200: ResponseSpec(OrderPage, description="A page", generate_examples=False)})
 async def list_orders(
     *,
@@ -63,15 +65,26 @@ async def list_orders(
     wanted = Filter(asset_id.upper() if asset_id else None, order_type, status)
     of = List(by.username, "orders", wanted.names())
     after = cursors.read(of, cursor)
-    shown = await fresh(views, by, lambda: _page(views, ledger, by.username, wanted, after=after, limit=limit))
-    page = shown.value
+    count = limit + 1 if wanted == EVERY else FILTERED_COUNT
+    shown = await fresh(views, by, lambda: views.orders(by.username, count if after is None else 1))
+    recent = shown.value
+    reaches = after is None and (recent.whole or len(recent.rows) == count)
 
-    def body() -> OrderPage:
+    def body(page: Page[Order]) -> OrderPage:
         return OrderPage(data=list(map(order_view, page.rows)), has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest))
 
+    if reaches and wanted == EVERY:
+        placed = ((Place(order.created_version), order) for order in recent.rows)
+        return await answer_again(by, shown, f"orders {limit}", (recent, cursors.hour()), lambda: body(cut(list(placed), limit)))
+
+    async def orders(before: int | None, count: int) -> Sequence[Order]:
+        """From the recent ones as far as they reach, then from the ledger, whose rows are at least as new as the version told."""
+        return recent.rows if before is None and reaches else await ledger.orders(by.username, before=before, limit=count)
+
+    page = await collect(Source(orders, lambda order: order.created_version, wanted.rows), after, limit, count=count)
     if after is not None:
-        return await answer(by, shown, body())
-    return await answer_again(by, shown, f"orders {wanted} {limit}", (page, cursors.hour()), body)
+        return await answer(by, shown, body(page))
+    return await answer_again(by, shown, f"orders {wanted} {limit}", (page, cursors.hour()), lambda: body(page))
 
 
 @get(
@@ -89,17 +102,3 @@ async def get_order(order_id: Annotated[str, Parameter(pattern=ORDER_ID_ASKED_PA
 
 
 ROUTES: Final[tuple[Any, ...]] = (list_orders, get_order)
-
-
-async def _page(views: Views, ledger: LedgerReads, username: str, wanted: Filter, *, after: Place | None, limit: int) -> Shown[Page[Order]]:
-    """From the recent orders as far as they reach, then from the ledger, whose rows are at least as new as the version told."""
-    count = limit + 1 if wanted == Filter(None, None, None) else FILTERED_COUNT
-    recent = await views.orders(username, count if after is None else 1)
-
-    async def orders(before: int | None, count: int) -> Sequence[Order]:
-        if before is None and (recent.value.whole or len(recent.value.rows) == count):
-            return recent.value.rows
-        return await ledger.orders(username, before=before, limit=count)
-
-    page = await collect(Source(orders, lambda order: order.created_version, wanted.rows), after, limit, count=count)
-    return recent.of(page)

@@ -115,6 +115,7 @@ async def test_full_of_what_may_not_go(cache: Cache) -> None:
         assert not await cache.client.exists(*Layout(1_000).keys(shown.username, FIRST))
     assert (await views.account(shown.username)).value == shown.accounts[-1]
     assert (await views.orders(shown.username, 50)).value.rows == shown.orders()
+    assert not (await views.make_up(shown.username, len(STEPS))).kept  # gone again is not behind
     assert await denylist.is_revoked("token", "family")
     with pytest.raises(CacheUnavailable):
         await denylist.revoke("another", clock.now() + timedelta(seconds=1_000))

@@ -117,7 +117,7 @@ async def test_a_load_and_the_results_make_the_same_view(cache: Cache) -> None:
 
     async def raw() -> list:
         return [
-            {name: value for name, value in (await cache.client.hgetall(account)).items() if name != b"status"},
+            {name: value for name, value in (await cache.client.hgetall(account)).items() if name not in {b"status", b"stamp"}},
             await cache.client.hgetall(orders),
             await cache.client.zrange(index, 0, -1, withscores=True),
             await cache.client.lrange(rows, 0, -1),
@@ -128,6 +128,80 @@ async def test_a_load_and_the_results_make_the_same_view(cache: Cache) -> None:
     await cache.client.delete(account)
     await views.load(history.username)
     assert await raw() == by_results
+
+
+async def test_a_list_is_read_again_only_where_the_view_has_changed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every result, load, and load in the place of a damaged view gives it another stamp, and the next reader the new lists; until then none is sent again."""
+    history = History(user()).grow(EVERYTHING)
+    views, reads = views_of(cache, history)
+    await begin(views, reads, history)
+    keys, stamps, scripts = LAYOUT.keys(history.username, FIRST), list[bytes](), list[str]()
+    ask_script = cache.ask_script
+    monkeypatch.setattr(cache, "ask_script", lambda script, call: scripts.append(script.name) or ask_script(script, call))
+
+    async def changed(version: int) -> None:
+        stamp = await cache.client.hget(keys[0], "stamp")
+        assert stamp not in stamps
+        stamps.append(stamp)
+        scripts.clear()
+        for _ in range(3):
+            await assert_shows(views, history, version)
+        assert len(scripts) == len(set(scripts)) + max(0, len(history.orders(version)) - 1)
+
+    for version in range(1, len(EVERYTHING) + 1):
+        await views.put(arrived(history, version))
+        await changed(version)
+    await cache.client.delete(*keys)
+    await views.load(history.username)
+    await changed(len(EVERYTHING))
+    await cache.client.hset(keys[1], history.orders()[0].order_id, "no order")
+    assert await views.refill(history.username, anew=True)
+    await changed(len(EVERYTHING))
+
+
+@pytest.mark.parametrize("field", ["stamp", "version", "username"])
+async def test_what_a_reader_remembers_is_of_no_other_view(cache: Cache, field: str) -> None:
+    """A view that has no stamp, was moved on without one (by an earlier release), or is another user's, is not taken for the one that was read."""
+    history = History(user()).grow([*EVERYTHING, "open"])
+    views, reads = views_of(cache, history)
+    before = reads.visible[history.username] = len(EVERYTHING)
+    await views.load(history.username)
+    await assert_shows(views, history, before)
+    keys = LAYOUT.keys(history.username, FIRST)
+    match field:
+        case "stamp":
+            await cache.client.hdel(keys[0], field)
+        case "version":
+            await cache.client.hset(keys[0], field, before + 1)
+        case _:
+            await cache.client.hset(keys[0], field, "another")
+    loads = reads.reads["account"]
+    shown = await views.orders(history.username, ORDERS_HELD_MAX)
+    assert shown.value.rows == history.orders(before)
+    assert (shown.version, reads.reads["account"] - loads) == (before + (field == "version"), int(field == "username"))
+
+
+async def test_a_view_that_is_behind_and_cannot_be_put(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the older one is still shown it is to be tried again; where there is none, nothing is behind; what the ledger does not have is another matter."""
+    history = History(user()).grow(["deposit"] * 4)
+    views, reads = views_of(cache, history)
+    await begin(views, reads, history)
+    await views.put(arrived(history, 1, 2, 3))
+
+    async def overtaken(*_given: object, **_options: object) -> bytes:
+        return GAP
+
+    with monkeypatch.context() as patched:
+        patched.setattr(views, "_put_whole", overtaken)
+        with pytest.raises(CacheUnavailable):
+            await views.make_up(history.username, 4)
+        assert (await views.make_up(history.username, 3)).kept
+        with pytest.raises(LedgerBehind):
+            await views.make_up(history.username, 5)
+        await cache.client.delete(*LAYOUT.keys(history.username, FIRST))
+        assert not (await views.make_up(history.username, 4)).kept
+    assert (await views.make_up(history.username, 4)).kept
+    await assert_shows(views, history, 4)
 
 
 async def test_a_gap_is_filled_from_the_ledger(cache: Cache) -> None:
