@@ -26,7 +26,7 @@ local function differ(one, other)
   return false
 end
 local accounts = {hash(KEYS[1]), hash(KEYS[5])}
-for _, account in ipairs(accounts) do account.status = account.status or '"active"' end
+for _, account in ipairs(accounts) do account.status, account.stamp = account.status or '"active"', nil end
 local names = {}
 for name, value in pairs(accounts[1]) do if accounts[2][name] ~= value then names[#names + 1] = name end end
 for name in pairs(accounts[2]) do if accounts[1][name] == nil then names[#names + 1] = name end end
