@@ -284,11 +284,11 @@ class Views:
             asked = keys[0], script.name, argument
             known = self._pages.last(asked)
             if known and known[0] == await self._cache.ask("HMGET", keys[0], *HEAD):
-                page = self._pages.of(asked, known[0], lambda: known[1])
+                head, made = known
             else:
                 head, *told = await self._cache.ask_script(script, Call(keys, (argument,)))
                 made = read_page(username, head, told, read)
-                page = self._pages.of(asked, head, lambda: made) if head[0] else made
+            page = self._pages.of(asked, head, lambda: made) if head[0] else made
         except CacheUnavailable:
             return None
         except _UNREADABLE as error:

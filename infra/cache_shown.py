@@ -43,6 +43,10 @@ class Recent(Generic[R]):
     total: int
     whole: bool
 
+    def reaches(self, count: int) -> bool:
+        """Whether the first `count` rows of the list are here, or all that there are."""
+        return self.whole or len(self.rows) >= count
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

@@ -207,9 +207,8 @@ def _provide_one_by_one(wanted: KwargsModel) -> None:
 
 def _convert_what_was_said(handler: HTTPRouteHandler, wanted: KwargsModel) -> None:
     """Convert parameters only where a request has some: it costs a tenth of a small read. What a handler is given needs it not, nor do defaults."""
-    if any((wanted.expected_path_params, wanted.expected_header_params, wanted.expected_cookie_params, wanted.expected_reserved_kwargs)):
-        return
-    if wanted.dependency_batches or wanted.expected_form_data or wanted.expected_msgpack_data:
+    others = (wanted.expected_path_params, wanted.expected_header_params, wanted.expected_cookie_params)
+    if any(others) or wanted.expected_reserved_kwargs or wanted.dependency_batches:  # a body is the reserved `data`
         return
     convert = handler.signature_model.parse_values_from_connection_kwargs
 

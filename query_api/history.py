@@ -38,7 +38,7 @@ async def transactions(*, by: Asked, views: Views, ledger: GivenLedger, cursors:
     if after is None:
         newest = await fresh(views, by, lambda: views.transactions(by.username, limit + 1))
         recent = newest.value
-        if recent.whole or len(recent.rows) > limit:
+        if recent.reaches(limit + 1):
             return await answer_again(
                 by, newest, f"transactions {limit}", (recent, cursors.hour()), lambda: body(cut(_placed(recent.rows), limit), recent.total)
             )

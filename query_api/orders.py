@@ -68,14 +68,13 @@ async def list_orders(
     count = limit + 1 if wanted == EVERY else FILTERED_COUNT
     shown = await fresh(views, by, lambda: views.orders(by.username, count if after is None else 1))
     recent = shown.value
-    reaches = after is None and (recent.whole or len(recent.rows) == count)
+    reaches = after is None and recent.reaches(count)
 
     def body(page: Page[Order]) -> OrderPage:
         return OrderPage(data=list(map(order_view, page.rows)), has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest))
 
     if reaches and wanted == EVERY:
-        placed = ((Place(order.created_version), order) for order in recent.rows)
-        return await answer_again(by, shown, f"orders {limit}", (recent, cursors.hour()), lambda: body(cut(list(placed), limit)))
+        return await answer_again(by, shown, f"orders {limit}", (recent, cursors.hour()), lambda: body(cut(_placed(recent.rows), limit)))
 
     async def orders(before: int | None, count: int) -> Sequence[Order]:
         """From the recent ones as far as they reach, then from the ledger, whose rows are at least as new as the version told."""
@@ -102,3 +101,8 @@ async def get_order(order_id: Annotated[str, Parameter(pattern=ORDER_ID_ASKED_PA
 
 
 ROUTES: Final[tuple[Any, ...]] = (list_orders, get_order)
+
+
+def _placed(orders: Sequence[Order]) -> list[tuple[Place, Order]]:
+    """Orders with their places."""
+    return [(Place(order.created_version), order) for order in orders]
