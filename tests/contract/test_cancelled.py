@@ -29,6 +29,8 @@ CALLS = 3_000
 GIVEN_UP_S_MAX = 0.003
 DEADLINE_S = 10.0
 WAIT_S = 0.5
+LATE_S = 8.0
+"""More than an answer may take, with the one repetition that the client makes."""
 SEED = 20_261_129
 ECHO = Script("echo", "return {KEYS[1], ARGV[1]}")
 USERS = count(1)
@@ -132,6 +134,17 @@ async def test_none_of_the_connections_is_lost(parts: Parts) -> None:
     started = asyncio.get_running_loop().time()
     assert await asyncio.gather(*waiting) == [None] * CONNECTIONS
     assert asyncio.get_running_loop().time() - started < WAIT_S * CONNECTIONS
+
+
+async def test_a_late_answer_is_nobodys(parts: Parts) -> None:
+    """Whoever waits for an answer that is late is told so in time, and what comes after all is given to no later call."""
+    late = [parts.cache.run("wait", lambda: parts.cache.client.blpop(["nothing"], timeout=LATE_S)) for _ in range(CONNECTIONS)]
+    started = asyncio.get_running_loop().time()
+    assert {type(answer) for answer in await asyncio.gather(*late, return_exceptions=True)} == {CacheUnavailable}
+    assert asyncio.get_running_loop().time() - started < LATE_S
+    await eventually(partial(answers, parts.cache), DEADLINE_S)
+    for one in KINDS:
+        await asyncio.gather(*(one(parts) for _ in range(CONNECTIONS * 3)))
 
 
 async def _call_again_and_again(parts: Parts, kinds: tuple[Callable[[Parts], Awaitable[None]], ...], chance: random.Random, left: object) -> None:

@@ -29,6 +29,7 @@ TIME_AND_CHANCE = {
     "infra/clock.py": "it is the door",
     "command_api/main.py": "hands the maker of refresh tokens over as an argument",
     "events/tracing.py": "ids of spans: nothing is decided with them",
+    "infra/telemetry.py": "the time of a log line: nothing is decided with it",
     "infra/http_limits.py": "compares with the time that the limiter's library took itself",
 }
 """Modules that may ask for the wall clock or for chance, and why."""
