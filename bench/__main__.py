@@ -156,7 +156,7 @@ def _callers(at: Stage, seconds: float) -> dict[str, Any]:
 
 def _reads(at: Stage, seconds: float, entries: int) -> dict[str, Any]:
     people = Callers(at, ensure(say))
-    return {**views.reads(at, people, seconds, say), **views.long_history(at, people, entries, seconds / 2, say)}
+    return {**views.reads(at, people, seconds, say), **views.long_history(at, people, entries, seconds, say)}
 
 
 def _recovery(at: Stage, kills: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Reads over HTTP beside the raw limit of the same run (`bench.bare`), and whether they cost more with a long history.
 
-What is compared runs in turns, a little of each at a time: noise that lasts hits both. A ratio is the median of the ratios of the turns.
+What is compared runs in short turns, a little of each at a time: noise that lasts hits both. A ratio is the median of the ratios of the turns; single
+ones are apart by a factor of two on a machine that others use as well, so that there have to be many.
 """
 
 import asyncio
@@ -37,7 +38,10 @@ from query_api.cursors import KEY_PURPOSE, Cursors, List, Place
 
 CONNECTIONS: Final = 16
 USERS: Final = 4
-TURNS: Final = 5
+TURN_S: Final = 0.5
+PAGES_TURN_S: Final = 1.0
+"""A deep page takes part of a second where many are asked for at once."""
+TURNS_MIN: Final = 5
 FEW: Final = 1_000
 """Entries of the account with a short history: enough for a page in the midst of it."""
 COLD_READS: Final = 100
@@ -88,10 +92,7 @@ def reads(at: Stage, people: Callers, seconds: float, say: Say) -> dict[str, Any
     with bare(at) as (url, pid):
         pids = {ORIGIN: at.pids()[ORIGIN], BARE: pid}
         say(f"reads: portfolio beside the bare handler, connections: {CONNECTIONS}")
-        compared = {
-            name: _beside(people, (people.url + path, url + BARE_PATH), tokens, seconds if name == "portfolio" else seconds / 2, pids)
-            for name, path in WARM.items()
-        }
+        compared = {name: _beside(people, (people.url + path, url + BARE_PATH), tokens, seconds, pids) for name, path in WARM.items()}
     say("reads: portfolio under writes, and without a view in Redis")
     return {
         **_portfolio(compared["portfolio"]),
@@ -141,12 +142,16 @@ def bare(at: Stage) -> Iterator[tuple[str, int]]:
         process.wait(START_S)
 
 
-def in_turns(people: Callers, a: Sequence[Job], b: Sequence[Job], seconds: float, cpu: Callable[[], float] = lambda: 0.0) -> Turns:
-    """Two things in turns, `seconds` each in all, after a turn that does not count. `cpu` tells the CPU seconds that those who answer have used."""
-    turns, part = Turns(), seconds / TURNS
+def in_turns(people: Callers, a: Sequence[Job], b: Sequence[Job], seconds: float, *, turn_s: float, cpu: Callable[[], float]) -> Turns:
+    """Two things in turns, `seconds` each in all, after a turn that does not count. `cpu` tells the CPU seconds that those who answer have used.
+
+    A turn is of about `turn_s` seconds, or shorter where there would be less than `TURNS_MIN`.
+    """
+    count = max(TURNS_MIN, round(seconds / turn_s))
+    turns, part = Turns(), seconds / count
     for jobs in (a, b):
         people.generator.run(jobs, part)
-    for _ in range(TURNS):
+    for _ in range(count):
         began = cpu()
         turns.a.append(people.generator.run(a, part))
         between = cpu()
@@ -157,7 +162,7 @@ def in_turns(people: Callers, a: Sequence[Job], b: Sequence[Job], seconds: float
 
 def _beside(people: Callers, urls: tuple[str, str], tokens: Sequence[str], seconds: float, pids: Mapping[str, int]) -> Turns:
     ours, raw = ([Job(url, token, CONNECTIONS // len(tokens)) for token in tokens] for url in urls)
-    return in_turns(people, ours, raw, seconds, lambda: total(cpu_s(pids)))  # who is not asked uses next to nothing
+    return in_turns(people, ours, raw, seconds, turn_s=TURN_S, cpu=lambda: total(cpu_s(pids)))  # who is not asked uses next to nothing
 
 
 def _portfolio(turns: Turns) -> dict[str, Any]:
@@ -216,7 +221,7 @@ async def _cold(at: Stage, people: Callers) -> list[float]:
 def _few_and_many(at: Stage, people: Callers, pages: Sequence[tuple[Account, str]], seconds: float) -> dict[str, Any]:
     few, many = ([Job(people.url + path, people.token(account.username), CONNECTIONS)] for account, path in pages)
     pids = {name: pid for name, pid in at.pids().items() if name in (ORIGIN, STORE)}
-    turns = in_turns(people, many, few, seconds, lambda: total(cpu_s(pids)))
+    turns = in_turns(people, many, few, seconds, turn_s=PAGES_TURN_S, cpu=lambda: total(cpu_s(pids)))
     return {
         "few_per_s": round(median(run.per_s for run in turns.b)),
         "many_per_s": round(median(run.per_s for run in turns.a)),

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from bench.bare import PATH, Bare
 from bench.generator import Run
-from bench.reads import Turns
+from bench.reads import TURNS_MIN, Turns, in_turns
 from infra.cache import Cache, Denylist
 from infra.clock import SystemClock, SystemIds
 from infra.local import keys
@@ -26,6 +27,22 @@ def test_a_ratio_is_that_of_the_turns() -> None:
     turns = Turns([run(700), run(70), run(800)], [run(1_000), run(1_000), run(1_000)])
     assert turns.ratios == [0.07, 0.7, 0.8]
     assert turns.ratio == 0.7
+
+
+@pytest.mark.parametrize(("seconds", "turn_s", "count"), [(8, 0.5, 16), (8, 1.0, 8), (1, 0.5, TURNS_MIN), (2.6, 0.5, 5)])
+def test_turns_are_short_and_many(seconds: float, turn_s: float, count: int) -> None:
+    """All time is used, both sides have equally much, and the first turn of each is not counted."""
+    asked: list[tuple[str, float]] = []
+
+    class Generator:
+        def run(self, jobs: str, part: float) -> Run:
+            asked.append((jobs, part))
+            return run(1)
+
+    turns = in_turns(SimpleNamespace(generator=Generator()), "a", "b", seconds, turn_s=turn_s, cpu=lambda: float(len(asked)))  # type: ignore[arg-type]
+    assert [jobs for jobs, _ in asked] == ["a", "b"] * (count + 1)
+    assert {round(part * count, 6) for _, part in asked} == {seconds}
+    assert (len(turns.a), len(turns.b), turns.a_cpu_s, turns.b_cpu_s) == (count, count, count, count)
 
 
 @pytest.fixture
