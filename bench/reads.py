@@ -112,7 +112,7 @@ def long_history(at: Stage, people: Callers, entries: int, seconds: float, say: 
         figures[f"{name}_first"] = _few_and_many(at, people, [(few, path), (many, path)], seconds)
         if route:
             pages = [(account, f"{path}?cursor={_midst(cursors, account, route)}") for account in (few, many)]
-            figures[f"{name}_deep"] = _few_and_many(at, people, pages, seconds)
+            figures[f"{name}_deep"] = _few_and_many(at, people, pages, seconds, PAGES_TURN_S)
     return {
         "history_100k_ratio": min(each["ratio"] for each in figures.values()),
         "history_100k": {"entries": {"few": few.entries, "many": many.entries}, **figures},
@@ -218,10 +218,10 @@ async def _cold(at: Stage, people: Callers) -> list[float]:
     return times
 
 
-def _few_and_many(at: Stage, people: Callers, pages: Sequence[tuple[Account, str]], seconds: float) -> dict[str, Any]:
+def _few_and_many(at: Stage, people: Callers, pages: Sequence[tuple[Account, str]], seconds: float, turn_s: float = TURN_S) -> dict[str, Any]:
     few, many = ([Job(people.url + path, people.token(account.username), CONNECTIONS)] for account, path in pages)
     pids = {name: pid for name, pid in at.pids().items() if name in (ORIGIN, STORE)}
-    turns = in_turns(people, many, few, seconds, turn_s=PAGES_TURN_S, cpu=lambda: total(cpu_s(pids)))
+    turns = in_turns(people, many, few, seconds, turn_s=turn_s, cpu=lambda: total(cpu_s(pids)))
     return {
         "few_per_s": round(median(run.per_s for run in turns.b)),
         "many_per_s": round(median(run.per_s for run in turns.a)),

@@ -33,7 +33,7 @@ class Lines:
         self._due: asyncio.TimerHandle | None = None
         self._lock = threading.RLock()
 
-    def msg(self, **event: Any) -> None:
+    def msg(self, event: Event) -> None:
         """Write it, in a moment."""
         line = event if _SETTLED.issuperset(map(type, event.values())) else self._make(event)
         with self._lock:
@@ -48,7 +48,7 @@ class Lines:
                 else:
                     self._due = loop.call_later(GATHER_S, self.flush)
 
-    def urgent(self, **event: Any) -> None:
+    def urgent(self, event: Event) -> None:
         """Write it now."""
         line = self._make(event)
         with self._lock:

@@ -90,7 +90,7 @@ def _configure_logs(service_name: str, level: str) -> None:
     lines = Lines(sys.stdout.buffer, lambda event: _json_bytes(line(None, "", event)))
     atexit.register(lines.flush)
     structlog.configure(
-        processors=[_known_now],
+        processors=[_known_now, lambda _logger, _method, event: ((event,), {})],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,

@@ -18,15 +18,13 @@ from schemas.views import consistency_token as token_of
 T = TypeVar("T")
 
 CONSISTENCY_TOKEN: Final = "Consistency-Token"  # noqa: S105 - a header's name
-_TOKEN: Final = CONSISTENCY_TOKEN.lower()
-_READ_HERE: Final = (_TOKEN.encode(), b"prefer", b"if-none-match")
-SATISFIED: Final = "consistency-satisfied"
-LAG: Final = "projection-lag-ms"
-CACHE_STATUS: Final = "cache-status"
-CACHE_CONTROL: Final = "cache-control"
-BYPASSED: Final = "cnop; fwd=bypass"
+_TOKEN: Final = CONSISTENCY_TOKEN.lower().encode()
+_READ_HERE: Final = (_TOKEN, b"prefer", b"if-none-match")
+SATISFIED: Final = b"consistency-satisfied"
+LAG: Final = b"projection-lag-ms"
+BYPASSED: Final = (b"cache-status", b"cnop; fwd=bypass")
 """RFC 9211: the answer was not taken from the cache, which is away."""
-ONE_CALLERS: Final = "private, no-cache"
+ONE_CALLERS: Final = (b"cache-control", b"private, no-cache")
 """RFC 9111: only the caller's own client may keep it, and asks each time whether it is still good."""
 
 
@@ -93,7 +91,8 @@ async def fresh(views: Views, by: Asked, read: Callable[[], Awaitable[Shown[T]]]
         await views.reach(by.username, by.at_least)
         shown = await read()
     if by.is_strict and by.at_least is not None and shown.version < by.at_least:
-        raise ProblemError("projection-behind", f"The account is at version {shown.version}.", headers=await _headers(by, shown))
+        headers = {name.decode(): value.decode() for name, value in await _headers(by, shown)}
+        raise ProblemError("projection-behind", f"The account is at version {shown.version}.", headers=headers)
     return shown
 
 
@@ -115,9 +114,7 @@ async def answer_again(by: Asked, shown: Shown[Any], of: str, basis: tuple[Any, 
 
 
 async def _told(by: Asked, shown: Shown[Any], body: Body) -> Response[bytes]:
-    headers = await _headers(by, shown)
-    headers[CACHE_CONTROL] = ONE_CALLERS
-    return tagged(body, by.tags, headers)
+    return tagged(body, by.tags, [*await _headers(by, shown), ONE_CALLERS])
 
 
 def _encoded(body: OfAccount, as_of: AsOf) -> Body:
@@ -125,13 +122,13 @@ def _encoded(body: OfAccount, as_of: AsOf) -> Body:
     return body_of(body.model_dump_json().encode())
 
 
-async def _headers(by: Asked, shown: Shown[Any]) -> dict[str, str]:
-    headers = {_TOKEN: token_of(by.username, shown.version)}
+async def _headers(by: Asked, shown: Shown[Any]) -> list[tuple[bytes, bytes]]:
+    headers = [(_TOKEN, token_of(by.username, shown.version).encode())]
     if by.at_least is not None:
-        headers[SATISFIED] = "true" if shown.version >= by.at_least else "false"
+        headers.append((SATISFIED, b"true" if shown.version >= by.at_least else b"false"))
     lag_ms = 0 if shown.is_current else await by.lag.ms(by.username)
     if lag_ms is not None:
-        headers[LAG] = str(lag_ms)
+        headers.append((LAG, b"%d" % lag_ms))
     if shown.bypassed:
-        headers[CACHE_STATUS] = BYPASSED
+        headers.append(BYPASSED)
     return headers

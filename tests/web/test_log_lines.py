@@ -30,7 +30,7 @@ async def test_lines_of_one_moment_are_written_together() -> None:
     out = Out()
     lines = Lines(out, make)
     for number in range(5):
-        lines.info(event=number)
+        lines.info({"event": number})
     assert out.writes == 0
     await eventually(lambda: out.getvalue() == b"0\n1\n2\n3\n4\n", within_s=5)
     assert out.writes == 1
@@ -40,11 +40,11 @@ async def test_trouble_is_told_at_once_and_in_its_place() -> None:
     """A warning or an error is written when it is said, with what was said before it."""
     out = Out()
     lines = Lines(out, make)
-    lines.info(event="before")
-    lines.warning(event="trouble")
+    lines.info({"event": "before"})
+    lines.warning({"event": "trouble"})
     assert out.getvalue() == b"before\ntrouble\n"
-    lines.info(event="after")
-    lines.exception(event="more")
+    lines.info({"event": "after"})
+    lines.exception({"event": "more"})
     assert out.getvalue() == b"before\ntrouble\nafter\nmore\n"
 
 
@@ -53,7 +53,7 @@ async def test_waiting_lines_are_bounded() -> None:
     out = Out()
     lines = Lines(out, make)
     for _ in range(LINES_MAX):
-        lines.info(event="x")
+        lines.info({"event": "x"})
     assert out.getvalue() == b"x\n" * LINES_MAX
 
 
@@ -61,8 +61,8 @@ async def test_a_line_says_what_was_so_when_it_was_said() -> None:
     """What may change is told before it does; the line has its place all the same."""
     out, waiting = io.BytesIO(), [1]
     lines = Lines(out, make)
-    lines.info(event="before")
-    lines.info(event=waiting)
+    lines.info({"event": "before"})
+    lines.info({"event": waiting})
     waiting.append(2)
     lines.flush()
     assert out.getvalue() == b"before\n[1]\n"
@@ -72,8 +72,8 @@ def test_without_an_event_loop_nothing_waits() -> None:
     """A thread's line, or one of a process that is beginning or ending, is written when it is said."""
     out = Out()
     lines = Lines(out, make)
-    lines.info(event="main")
-    thread = threading.Thread(target=lines.info, kwargs={"event": "thread"})
+    lines.info({"event": "main"})
+    thread = threading.Thread(target=lines.info, args=({"event": "thread"},))
     thread.start()
     thread.join()
     assert out.getvalue() == b"main\nthread\n"
@@ -83,7 +83,7 @@ async def test_the_last_lines_are_not_lost() -> None:
     """`flush` writes what waits; again there is nothing more to write."""
     out = Out()
     lines = Lines(out, make)
-    lines.info(event="last")
+    lines.info({"event": "last"})
     lines.flush()
     lines.flush()
     assert out.getvalue() == b"last\n"
