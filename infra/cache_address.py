@@ -34,8 +34,8 @@ RETRY_WAIT_S_MAX: Final = 0.1
 SUBSCRIPTIONS_MAX: Final = 8
 """Connections to one node of a cluster beside those of calls: subscriptions hold theirs."""
 PORT: Final = 6379
-_PACKER: Final = HiredisRespSerializer()
 SENTINEL_PORT: Final = 26379
+_PACKER: Final = HiredisRespSerializer()
 
 Kind = Literal["server", "cluster", "sentinel"]
 _KINDS: Final[Mapping[str, Kind]] = {"": "server", "cluster": "cluster", "sentinel": "sentinel"}
@@ -73,11 +73,14 @@ class _Lean:
     since a pipeline has as many waits as answers.
     """
 
+    socket_timeout: float | None
+    _reader: asyncio.StreamReader | None
+
     async def read_response(self, disable_decoding: bool = False, timeout: float | None = None, **options: Any) -> Any:  # noqa: ASYNC109 - of the client
         read = super().read_response  # type: ignore[misc] # of the client's own class
-        if timeout is not None or self.socket_timeout is None:  # type: ignore[attr-defined]
+        if timeout is not None or self.socket_timeout is None:
             return await read(disable_decoding, timeout, **options)
-        late = asyncio.get_running_loop().call_later(self.socket_timeout, self._give_up)  # type: ignore[attr-defined]
+        late = asyncio.get_running_loop().call_later(self.socket_timeout, self._give_up)
         try:
             return await read(disable_decoding, math.inf, **options)
         finally:
@@ -89,7 +92,8 @@ class _Lean:
 
     def _give_up(self) -> None:
         # What waits for the answer is told so, and closes the connection. By the plain TimeoutError it would take what it has for an answer.
-        self._reader.set_exception(RedisTimeoutError("no answer in time"))  # type: ignore[attr-defined]
+        if self._reader is not None:
+            self._reader.set_exception(RedisTimeoutError("no answer in time"))
 
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
         try:
