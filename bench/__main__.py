@@ -109,7 +109,7 @@ def profile(
 @app.callback(invoke_without_command=True)
 def everything(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Less of everything: less than half the time.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything.")] = False,
     slots: Slots = 1,
 ) -> None:
     """Measure throughput and latency on this machine. Without a command: everything, written to bench/results/latest.json as well."""

@@ -96,10 +96,7 @@ class Edge:
         if route not in ADMIN_PATHS:
             ms = int(seconds * 10_000 + 0.5) / 10  # `round` of a float takes as long as a fifth of the line
             code = scope["state"].get(PROBLEM_CODE)
-            if code:
-                self._log.info("request", method=name, route=route, status=status, ms=ms, code=code)
-            else:
-                self._log.info("request", method=name, route=route, status=status, ms=ms)
+            self._log.info("request", method=name, route=route, status=status, ms=ms, **({"code": code} if code else {}))
 
 
 class _Answer:
@@ -116,12 +113,12 @@ class _Answer:
         """Pass on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], *self._more([name.lower() for name, _ in message["headers"]])]
+            message["headers"] = [*message["headers"], *self._more({name.lower() for name, _ in message["headers"]})]
         elif message["type"] == "http.response.body" and self._bodiless:
             message["body"] = b""
         await self._send(message)
 
-    def _more(self, present: list[bytes]) -> list[tuple[bytes, bytes]]:
+    def _more(self, present: set[bytes]) -> list[tuple[bytes, bytes]]:
         more = [(b"x-request-id", self._request_id.encode()), (b"x-content-type-options", b"nosniff")]
         if b"cache-control" not in present and not self._may_be_kept():
             more.append((b"cache-control", b"no-store"))

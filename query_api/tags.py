@@ -27,5 +27,5 @@ def body_of(text: bytes) -> Body:
 def tagged(body: Body, known: str, raw_headers: RawHeaders = ()) -> Ready:
     """The body with its ETag, or 304. `known`: the request's `If-None-Match`."""
     if known and not {body.etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in known.split(",")):
-        return Ready(b"", (*raw_headers, body.raw_headers[0]), status_code=304)
+        return Ready(b"", (*raw_headers, (b"etag", body.etag.encode())), status_code=304)
     return Ready(body.text, (*raw_headers, *body.raw_headers))
