@@ -124,6 +124,18 @@ def keep_books(evidence: Evidence) -> Books:
     return Books(accounts, entries, orders, parked, by_id, first, places, results)
 
 
+# Whether it can be judged at all
+
+
+def still(evidence: Evidence, _books: Books) -> Iterator[Fault]:
+    """Nothing was written while log and ledger were read: else one of them may tell of what the other one had not yet."""
+    before, after = evidence.ends
+    for topic, partition in sorted(after):
+        was, came = before.get((topic, partition)), after[topic, partition]
+        if was != came:
+            yield "written-while-read", f"{topic} {partition}: from {was} to {came}"
+
+
 # What callers were told
 
 
@@ -334,7 +346,7 @@ def letters(evidence: Evidence, books: Books) -> Iterator[Fault]:
     yield from (("dead-letter-twice", f"{count} of {place}") for place, count in found.items() if count > 1)
 
 
-RULES: Final[tuple[Callable[[Evidence, Books], Iterator[Fault]], ...]] = (told, decided_once, versions, results, money, holds, orders, offsets, letters)
+RULES: Final[tuple[Callable[[Evidence, Books], Iterator[Fault]], ...]] = (still, told, decided_once, versions, results, money, holds, orders, offsets, letters)
 
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 REQUESTS: Final = "cnop.account.requests.v1"
 RESULTS: Final = "cnop.account.results.v1"
 DEAD_LETTERS: Final = "cnop.dead-letters.v1"
+TOPICS: Final = (REQUESTS, RESULTS, DEAD_LETTERS)
 LEDGER: Final = "cnop-ledger"
 REGION: Final = "us-east-1"
 READ_MS: Final = 500
@@ -69,14 +70,25 @@ class Evidence:
     injected: frozenset[Place] = frozenset()
     """Places of the unreadable records that were put into the requests topic on purpose."""
     committed: Sequence[Mapping[int, int]] = ()
+    ends: tuple[Mapping[tuple[str, int], int], Mapping[tuple[str, int], int]] = ({}, {})
+    """Where each topic and partition ended before all of this was read, and after it."""
 
 
 async def gather(kafka: str, dynamodb_url: str) -> Evidence:
-    """Read everything that is there now."""
-    requests, results, letters, items = await asyncio.gather(
-        read_topic(kafka, REQUESTS), read_topic(kafka, RESULTS), read_topic(kafka, DEAD_LETTERS), read_table(dynamodb_url, LEDGER)
-    )
-    return Evidence(requests, results, letters, items, injected=frozenset(record.place for record in requests if POISON in record.headers))
+    """Read everything that is there now. It belongs together only where nothing was written meanwhile, which `ends` tells."""
+    before = await log_ends(kafka)
+    requests, results, letters, items = await asyncio.gather(*(read_topic(kafka, topic) for topic in TOPICS), read_table(dynamodb_url, LEDGER))
+    injected = frozenset(record.place for record in requests if POISON in record.headers)
+    return Evidence(requests, results, letters, items, injected=injected, ends=(before, await log_ends(kafka)))
+
+
+async def log_ends(kafka: str) -> dict[tuple[str, int], int]:
+    """Where each partition of the topics ends for a read_committed reader."""
+    ends: dict[tuple[str, int], int] = {}
+    for topic in TOPICS:
+        async with committed_reader(kafka, topic) as reader, asyncio.timeout(TOPIC_S):
+            ends |= {(tp.topic, tp.partition): end for tp, end in (await reader.end_offsets(reader.assignment())).items()}
+    return ends
 
 
 async def read_topic(kafka: str, topic: str) -> list[Record]:

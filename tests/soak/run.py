@@ -115,6 +115,7 @@ async def soak(home: Path, plan: Plan, load: Load, seed: int, *, progress: Progr
             await _calm(system, progress)
             quiet.set()
             await asyncio.gather(*asking)
+            await system.no_triggers()
             await _drained(system, progress)
             progress.phase = "auditing"
             return await _audited(system, volume, progress)

@@ -25,6 +25,7 @@ from tests.soak.watch import Watch
 from tests.waiting import eventually
 
 SECOND: Final = SPARES[0]
+TRIGGERS: Final = "triggers"
 PARTITIONS: Final = 4
 BACK_S: Final = 90.0
 """After this time at most everything works again, whatever happened to it."""
@@ -87,6 +88,10 @@ class System:
     async def no_second_slot(self) -> None:
         """Stop it in good order; its partitions go to the first one when its session ends."""
         await asyncio.to_thread(self.stack.stop_process, SECOND)
+
+    async def no_triggers(self) -> None:
+        """Stop the process that fills and expires orders by itself, in good order: nobody asks for anything any more then."""
+        await asyncio.to_thread(self.stack.stop_process, TRIGGERS)
 
     async def empty_the_cache(self) -> None:
         """FLUSHALL."""

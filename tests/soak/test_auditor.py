@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.soak.auditor import Findings, audit
-from tests.soak.evidence import POISON, Evidence, Place, Promise, Record
+from tests.soak.evidence import POISON, REQUESTS, Evidence, Place, Promise, Record
 
 ANN, BOB = "ann_lee", "bob_ray"
 
@@ -52,6 +52,7 @@ TEXTS = {
 }
 """Results by account and version, in the order of the log."""
 POISONED: Place = (0, 4)
+ENDS = {(REQUESTS, 0): 6}, {(REQUESTS, 0): 6}
 
 
 def good() -> Evidence:
@@ -69,7 +70,7 @@ def good() -> Evidence:
         Promise(BOB, f"{BOB}-2", "Deposit", Decimal(5), "nothing"),
     ]
     letters = [Record(0, 0, ANN, {"dlq_partition": "0", "dlq_offset": "4"}, None)]
-    return Evidence(requests, results, letters, [*entries, *accounts], promises, frozenset({POISONED}), [{0: 2}, {0: 6}])
+    return Evidence(requests, results, letters, [*entries, *accounts], promises, frozenset({POISONED}), [{0: 2}, {0: 6}], ENDS)
 
 
 def test_good_books_are_clean() -> None:
@@ -246,6 +247,11 @@ def letter_of_a_good_record(evidence: Evidence) -> None:
     evidence.letters.append(Record(0, 1, ANN, {"dlq_partition": "0", "dlq_offset": "1"}, None))
 
 
+def written_meanwhile(evidence: Evidence) -> None:
+    """A request came while log and ledger were read."""
+    evidence.ends = ({(REQUESTS, 0): 6}, {(REQUESTS, 0): 7})
+
+
 TAMPERED: dict[Callable[[Evidence], None], str] = {
     lost_entry: "lost",
     lost_result: "lost",
@@ -277,6 +283,7 @@ TAMPERED: dict[Callable[[Evidence], None], str] = {
     offset_back: "offset-moved-back",
     letter_lost: "dead-letter-missing",
     letter_twice: "dead-letter-twice",
+    written_meanwhile: "written-while-read",
     letter_of_a_good_record: "dead-letter-of-a-good-record",
 }
 
