@@ -11,6 +11,7 @@ against the ends of the log, as in the settlement loop, and a reader that does n
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -41,8 +42,8 @@ COMMIT_S: Final = 5.0
 BURY_S: Final = 20.0
 """A letter that is not written by then ends the reader. The client by itself would wait for a broker for ever."""
 LEAVE_S: Final = 3.0
-POLL_WAIT_MS: Final = 5
-"""An empty poll sleeps this long once more, so it is what a reply may wait for nothing."""
+POLL_WAIT_MS: Final = 1_000
+"""A poll ends as soon as there are records. Without any it is asked again after this time, and then tells what became of the membership."""
 
 Handler = Callable[[Sequence[Inbound]], Awaitable[Sequence[tuple[Inbound, str]]]]
 """Takes a batch in order of each partition; returns the records it could not read, each with the reason."""
@@ -116,12 +117,11 @@ class Subscriber:
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             fetch_max_wait_ms=FETCH_WAIT_MS,
-            batch_timeout_ms=POLL_WAIT_MS,
-            max_records=self._batch_records_max,
             parser=_unparsed,
             decoder=_raw,
         )
         subscription(self._on_batch)
+        subscription.get_msg = self._records
         self._broker, self._subscription = broker, subscription
         try:
             await broker.start()
@@ -187,6 +187,13 @@ class Subscriber:
     def _fail(self, error: BaseException) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
+
+    async def _records(self, client: AIOKafkaConsumer) -> tuple[ConsumerRecord, ...]:
+        """The next batch, as soon as there is one. FastStream's own way sleeps after a poll that found nothing, and what comes then waits for it."""
+        found: Mapping[TopicPartition, Sequence[ConsumerRecord]] = {}
+        while not found:
+            found = await client.getmany(timeout_ms=POLL_WAIT_MS, max_records=self._batch_records_max)
+        return tuple(chain.from_iterable(found.values()))
 
     async def _on_batch(self, records: tuple[ConsumerRecord, ...]) -> None:
         if self._failed.done():
