@@ -8,23 +8,22 @@
 With `rediss` instead of `redis` all connections are TLS. Further options of the client go into the query (`?ssl_ca_certs=…`).
 """
 
-import asyncio
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, ClusterPubSub
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
-from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from infra.cache_connection import lean
 
 CONNECTION_WAIT_S: Final = 1.0
 """How long a call may wait for a free connection of the pool."""
@@ -35,7 +34,6 @@ SUBSCRIPTIONS_MAX: Final = 8
 """Connections to one node of a cluster beside those of calls: subscriptions hold theirs."""
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
-_PACKER: Final = HiredisRespSerializer()
 
 Kind = Literal["server", "cluster", "sentinel"]
 _KINDS: Final[Mapping[str, Kind]] = {"": "server", "cluster": "cluster", "sentinel": "sentinel"}
@@ -64,43 +62,6 @@ class Address:
             raise AddressInvalid(
                 "CNOP_REDIS_URL: redis://host:port/db, redis+cluster://host:port,… or redis+sentinel://host:port,…/service is wanted"
             ) from error
-
-
-class _Lean:
-    """A connection that costs less: as the client has it, its own part of a small read is more than the network's and the server's together.
-
-    Commands are packed by the library that the client uses for that where it does not run on a loop. A late answer is waited for with a bare timer,
-    since a pipeline has as many waits as answers.
-    """
-
-    socket_timeout: float | None
-    _reader: asyncio.StreamReader | None
-
-    async def read_response(self, disable_decoding: bool = False, timeout: float | None = None, **options: Any) -> Any:  # noqa: ASYNC109 - of the client
-        read = super().read_response  # type: ignore[misc] # of the client's own class
-        if timeout is not None or self.socket_timeout is None:
-            return await read(disable_decoding, timeout, **options)
-        late = asyncio.get_running_loop().call_later(self.socket_timeout, self._give_up)
-        try:
-            return await read(disable_decoding, math.inf, **options)
-        finally:
-            late.cancel()
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        packed: list[bytes] = _PACKER.pack(*args)
-        return packed
-
-    def _give_up(self) -> None:
-        # What waits for the answer is told so, and closes the connection. By the plain TimeoutError it would take what it has for an answer.
-        if self._reader is not None:
-            self._reader.set_exception(RedisTimeoutError("no answer in time"))
-
-    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
-        try:
-            await super()._send_packed_command(command)  # type: ignore[misc] # of the client's own class
-        except RuntimeError as error:
-            # It was reset while it lay idle. uvloop says so in its own way where one writes to it; the client expects this one.
-            raise ConnectionResetError(str(error)) from error
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -169,7 +130,7 @@ def connect(url: str, *, client_name: str, connections_max: int, connect_s: floa
 
 def _cluster(address: Address, options: dict[str, Any]) -> RedisCluster:
     client = _Cluster(startup_nodes=[ClusterNode(*node) for node in address.nodes], **options)
-    kind = _lean(client.connection_kwargs["connection_class"])
+    kind = lean(client.connection_kwargs["connection_class"])
     client.connection_kwargs["connection_class"] = kind
     for node in client.startup_nodes:
         node.connection_class = kind
@@ -177,12 +138,8 @@ def _cluster(address: Address, options: dict[str, Any]) -> RedisCluster:
 
 
 def _over(pool: ConnectionPool) -> Redis:
-    pool.connection_class = _lean(pool.connection_class)
+    pool.connection_class = lean(pool.connection_class)
     return Redis.from_pool(pool)
-
-
-def _lean(kind: type[AbstractConnection]) -> Any:
-    return type(kind.__name__, (_Lean, kind), {})
 
 
 def _retry() -> Retry:

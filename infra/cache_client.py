@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.tracing import span
 from infra.cache_address import CONNECTION_WAIT_S, connect, is_cluster
+from infra.cache_connection import Command, Exchange, exchanging
 
 T = TypeVar("T")
 
@@ -76,9 +78,6 @@ class Call:
     args: tuple[str | bytes | int, ...]
 
 
-_Command = tuple[str | bytes | int, ...]
-
-
 class Cache:
     """A pool of connections; nothing is connected before the first call. `client` is the raw client, for those who subscribe."""
 
@@ -86,7 +85,7 @@ class Cache:
         self.client: Redis = connect(url, client_name=client_name, connections_max=connections_max, connect_s=CONNECT_S, answer_s=ANSWER_S)
         self._turns = asyncio.Semaphore(connections_max) if is_cluster(self.client) else None
         self._rests_until = 0.0
-        self._asked: deque[tuple[_Command, asyncio.Future[Any]]] = deque()
+        self._asked: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         """As long as there are calls: each of them ends with its reader."""
         self._asking: asyncio.Task[None] | None = None
 
@@ -142,18 +141,34 @@ class Cache:
     async def _send_asked(self) -> None:
         """Send what is asked until nothing is. A failure of the whole is that of all the calls it was for."""
         while self._asked:
-            await asyncio.sleep(0)  # what else can run now may ask as well: a third of a read's work is its share of a round trip
-            some = [self._asked.popleft() for _ in range(min(len(self._asked), PIPELINE_MAX))]
-            try:
-                told = await self.run("reads", partial(self._send, [command for command, _ in some]))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
-                told = [error] * len(some)
-            for (_, answer), one in zip(some, told, strict=True):
-                if not answer.done():
-                    _resolve(answer, one)
+            async with self._exchanging() as exchange:
+                while self._asked:
+                    await asyncio.sleep(0)  # what else can run now may ask as well: a third of a read's work is its share of a round trip
+                    await self._send_some(exchange)
 
-    async def _send(self, commands: Sequence[_Command]) -> list[Any]:
-        """The answers in one round trip; errors that are one command's are among them."""
+    async def _send_some(self, exchange: Exchange) -> None:
+        some = [self._asked.popleft() for _ in range(min(len(self._asked), PIPELINE_MAX))]
+        try:
+            told = await self.run("reads", partial(exchange, [command for command, _ in some]))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+            told = [error] * len(some)
+        for (_, answer), one in zip(some, told, strict=True):
+            if not answer.done():
+                _resolve(answer, one)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._exchanging() as exchange:
+            return await exchange(commands)
+
+    @asynccontextmanager
+    async def _exchanging(self) -> AsyncIterator[Exchange]:
+        if self._turns is None:
+            async with exchanging(self.client) as exchange:
+                yield exchange
+        else:
+            yield self._exchange_with_cluster
+
+    async def _exchange_with_cluster(self, commands: Sequence[Command]) -> list[Any]:
         if len(commands) == 1:
             return [await self._send_one(commands[0])]
         async with self.client.pipeline(transaction=False) as pipeline:
@@ -163,7 +178,7 @@ class Cache:
         # A cluster's client looks for the node that took over where a single call fails; where a pipeline does, it does not.
         return [await self._send_one(command) if isinstance(answer, _UNREACHED) else answer for command, answer in zip(commands, answers, strict=True)]
 
-    async def _send_one(self, command: _Command) -> Any:
+    async def _send_one(self, command: Command) -> Any:
         try:
             return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]  # of the client
         except NoScriptError as error:
@@ -181,10 +196,10 @@ class Cache:
 
     async def _evaluate(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         commands = [_command(script, call) for call in calls]
-        answers = await self._send(commands)
+        answers = await self._exchange(commands)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             await self.client.script_load(script.text)
-            answers = await self._send(commands)
+            answers = await self._exchange(commands)
         for answer in answers:
             if isinstance(answer, RedisError):
                 raise answer
@@ -206,7 +221,7 @@ class Cache:
         return CacheUnavailable(f"{operation}: {type(error).__name__}: {error}")
 
 
-def _command(script: Script, call: Call) -> _Command:
+def _command(script: Script, call: Call) -> Command:
     return ("EVALSHA", script.digest, len(call.keys), *call.keys, *call.args)
 
 
