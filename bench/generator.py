@@ -9,7 +9,6 @@ import csv
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ TIMEOUT_S: Final = 20
 """Of one request."""
 OVERTIME_S: Final = 40.0
 """A generator is given this long to end after its time is up."""
+LEAN: Final = {"GOMAXPROCS": "1", "TOKIO_WORKER_THREADS": "1"}
+"""There are several of them beside what is measured, with a few connections each: threads that look for work would take its CPU."""
 COLUMNS: Final = {"hey": ("response-time", "status-code", "offset"), "oha": ("request-duration", "status", "request-start")}
 CREATED: Final = 201
 OK: Final = 200
@@ -97,7 +98,9 @@ class Generator:
         return run
 
     def _programs(self, program: Path, jobs: Sequence[Job], seconds: float) -> list[list[tuple[float, int, float]]]:
-        running = [subprocess.Popen(self._argv(program, job, seconds), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for job in jobs]  # noqa: S603
+        # Each ends by itself when its time is up, also where this process is killed: nothing has to start before it to look after that.
+        env = {**os.environ, **LEAN}
+        running = [subprocess.Popen(self._argv(program, job, seconds), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for job in jobs]  # noqa: S603
         try:
             told = [process.communicate(timeout=seconds + OVERTIME_S) for process in running]
         finally:
@@ -109,14 +112,12 @@ class Generator:
         return [read_csv(self.name, output.splitlines()) for output, _ in told]
 
     def _argv(self, program: Path, job: Job, seconds: float) -> list[str]:
-        # It ends with this process, however that ends.
-        guard = [sys.executable, "-I", "-S", str(cache.GUARD), "-9", str(os.getpid())]
         form = ["-o", "csv"] if self.name == "hey" else ["--no-tui", "--output-format", "csv", "--wait-ongoing-requests-after-deadline"]
         timeout = str(TIMEOUT_S) if self.name == "hey" else f"{TIMEOUT_S}s"
         headers = [flag for name, value in job.all_headers.items() for flag in ("-H", f"{name}: {value}")]
         body = ["-T", "application/json", "-d", job.body] if job.body else []
         calls = ["-z", f"{seconds:g}s", "-c", str(job.connections), "-t", timeout, "-m", job.method]
-        return [*guard, str(program), *form, *calls, *headers, *body, job.url]
+        return [str(program), *form, *calls, *headers, *body, job.url]
 
 
 def read_csv(name: str, lines: Iterable[str]) -> list[tuple[float, int, float]]:
