@@ -5,7 +5,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-PYTHON ?= python3
+# For .venv, the first time; where none is named, the first of these that was built with optimisation.
+PYTHON ?=
+PYTHONS := python3 /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -73,10 +75,13 @@ clean: ## Stop the system; remove .venv, .local and what tools cached here
 # Redone only when a lock changes. Under a lock of its own: two makes at once do not trip over each other. uv has an environment of its own,
 # since `uv pip sync` removes from .venv whatever is not locked.
 $(READY): requirements.lock bootstrap.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	  || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is not. Choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@mkdir -p $(VENV)
-	@$(PYTHON) -c "$$BOOTSTRAP" $(VENV)
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ] && [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
+	if [ -z "$$python" ]; then python="$$(sh infra/local/python.sh $(PYTHONS))"; python="$${python:-python3}"; fi; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Python 3.11 or newer is needed; '$$python' is not. Choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+	mkdir -p $(VENV); \
+	"$$python" -c "$$BOOTSTRAP" $(VENV)
 
 define BOOTSTRAP
 import fcntl, hashlib, pathlib, subprocess, sys, venv

@@ -14,6 +14,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from infra.local import interpreter
+
 RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 CPU_INFO: Final = Path("/proc/cpuinfo")
 GIB: Final = 2**30
@@ -81,6 +83,7 @@ def around() -> dict[str, Any]:
             "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
             "os": platform.platform(),
             "python": platform.python_version(),
+            "python_is_optimised": interpreter.is_optimised(),
             "load_average_before": round(load, 2),
         },
         "commit": _commit(),

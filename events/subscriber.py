@@ -106,7 +106,7 @@ class Subscriber:
         """Join the group. KafkaConnectionError where no broker answers; it may be called again then."""
         member = f"{self._group}-{self._slot}"
         broker = KafkaBroker(self._bootstrap, client_id=member, logger=None, apply_types=False, graceful_timeout=STOP_S)
-        subscription = broker.subscriber(
+        subscription: Any = broker.subscriber(
             *self._topics,
             batch=True,
             group_id=self._group,

@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 
 from infra.http_health import Health
+from infra.http_writes import Connection
 from infra.process import Background, run_process
 from infra.settings import Settings
 from infra.telemetry import configure
@@ -143,7 +144,7 @@ async def _serve_on(listener: socket.socket, app: App, stop: asyncio.Event, drai
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,
             ws="none",
             loop="none",
             interface="asgi3",
