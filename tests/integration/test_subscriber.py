@@ -2,8 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from faststream.kafka.subscriber import usecase
 
 from events.envelope import Inbound
 from events.subscriber import Subscriber
@@ -80,6 +84,36 @@ async def test_what_is_handled_is_committed_a_moment_later(log: Log) -> None:
     async with Reader(log) as task:
         await eventually(lambda: _stands(log, 3), WITHIN_S)
         assert not task.done()
+
+
+async def test_an_idle_reader_waits_for_records_and_for_nothing_else(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FastStream's own poll sleeps after it has found nothing, again and again, and what comes meanwhile waits."""
+    naps: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+        await asyncio.sleep(seconds)
+
+    monkeypatch.setattr(usecase, "anyio", SimpleNamespace(sleep=nap))
+    polls = count_polls(monkeypatch)
+    async with Reader(log) as task:
+        await eventually(lambda: len(polls) > 1, WITHIN_S)  # one has ended with nothing
+        await log.publish("r0")
+        await eventually(lambda: _stands(log, 1), WITHIN_S)
+        assert not task.done()
+    assert naps == []
+
+
+def count_polls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    polls: list[int] = []
+    poll = AIOKafkaConsumer.getmany
+
+    async def counted(self: AIOKafkaConsumer, *partitions: Any, **bounds: int) -> Any:
+        polls.append(bounds["timeout_ms"])
+        return await poll(self, *partitions, **bounds)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", counted)
+    return polls
 
 
 async def test_what_goes_on_is_not_committed(log: Log) -> None:
