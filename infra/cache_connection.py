@@ -63,6 +63,8 @@ class _Lean:
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """The answers as they came, late all together. Raises what the client's connection does, and is closed then: nobody else is to have the rest."""
+        if not self.is_connected:  # type: ignore[attr-defined] # of the client's own class
+            await self.connect()  # type: ignore[attr-defined] # which asks sentinels where to; to send goes back to where it was
         packed = chain.from_iterable(self.pack_command(*command) for command in commands)
         await self.send_packed_command([b"".join(packed)])  # type: ignore[attr-defined] # of the client's own class
         read = self._parser.read_response

@@ -15,9 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from redis.asyncio import Redis
 
 from infra.cache import Arrived, Cache, CacheUnavailable, Denylist, Views
 from infra.cache_address import Address, AddressInvalid
+from infra.cache_client import Call, Script
 from infra.cache_policy import servers
 from infra.generations import Generations, Live
 from infra.http import ProblemError
@@ -29,7 +31,7 @@ from schemas.results import encode_result
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.histories import History, HistoryReads, begin
 from tests.query.door import PRICES, MemoryMarket
-from tests.valkey import Valkey, cluster, valkey, watched
+from tests.valkey import SERVICE, Valkey, Watched, cluster, valkey, watched
 from tests.waiting import eventually
 
 EVERYTHING = ("deposit", "buy", "open", "sell", "refuse", "close", "withdraw", "buy")
@@ -37,6 +39,7 @@ USERS = count(1)
 MANY = 300
 """Accounts in one batch: more than one pipeline takes, on all nodes."""
 FAILOVER_S = 15.0
+WRITES = Script("tests writes", "return redis.call('SET', KEYS[1], ARGV[1])")
 
 
 @pytest.fixture(scope="module", params=["cluster", "sentinel"])
@@ -263,6 +266,28 @@ async def test_sentinels_tell_of_the_new_primary(tmp_path: Path) -> None:
     """The primary is killed: the ledger answers until sentinels have made the replica the primary, then views, scripts and replies work again."""
     async with watched(tmp_path) as running, connected(running.url) as cache:
         await assert_survives(cache, running.primary)
+
+
+async def test_a_primary_that_became_a_replica_is_left(tmp_path: Path) -> None:
+    """Its connections live on, and it answers that it takes no writes: the call is repeated at the one that sentinels name now."""
+    async with watched(tmp_path) as running, connected(running.url) as cache:
+        await cache.script(WRITES, Call(("{a}",), ("before",)))
+        await demote(running)
+        await cache.script(WRITES, Call(("{a}",), ("after",)))
+        assert await cache.ask("GET", "{a}") == b"after"
+        async with Redis.from_url(running.replica.url) as client:
+            assert await client.get("{a}") == b"after"
+
+
+async def demote(running: Watched) -> None:
+    """As a failover does it, without the end that sentinels make of all connections."""
+    ((host, port),) = Address.of(running.url).nodes
+    old, new, sentinel = Redis.from_url(running.primary.url), Redis.from_url(running.replica.url), Redis(host=host, port=port)
+    async with old, new, sentinel:
+        await new.replicaof("NO", "ONE")  # type: ignore[no-untyped-call] # of the client
+        await sentinel.sentinel_remove(SERVICE)  # type: ignore[no-untyped-call]
+        await sentinel.sentinel_monitor(SERVICE, host, running.replica.port, 1)  # type: ignore[no-untyped-call]
+        await old.replicaof(host, running.replica.port)  # type: ignore[no-untyped-call]
 
 
 async def assert_survives(cache: Cache, primary: Valkey) -> None:
