@@ -76,7 +76,7 @@ clean: ## Stop the system; remove .venv, .local and what tools cached here
 # since `uv pip sync` removes from .venv whatever is not locked.
 $(READY): requirements.lock bootstrap.lock pyproject.toml
 	@python="$(PYTHON)"; \
-	if [ -z "$$python" ] && [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
+	if [ -z "$$python" ] && $(BIN)/python -c "" 2>/dev/null; then python=$(BIN)/python; fi; \
 	if [ -z "$$python" ]; then python="$$(sh infra/local/python.sh $(PYTHONS))"; python="$${python:-python3}"; fi; \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "Python 3.11 or newer is needed; '$$python' is not. Choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }; \
@@ -91,7 +91,7 @@ sources = [pathlib.Path(name) for name in ("requirements.lock", "bootstrap.lock"
 wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 def run(*command):
     if subprocess.run([*map(str, command)]).returncode:
-        sys.exit("The environment could not be made: " + " ".join(map(str, command)))
+        sys.exit("The environment could not be made: " + " ".join(map(str, command)) + f"\\nIf its Python is gone, remove {folder} and try again.")
 def environment(where):
     try:
         venv.create(where, symlinks=True, with_pip=True)

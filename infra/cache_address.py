@@ -124,7 +124,7 @@ def connect(url: str, *, client_name: str, connections_max: int, connect_s: floa
     waiting = {"max_connections": connections_max, "timeout": CONNECTION_WAIT_S, **named}
     if address.kind == "server":
         return _over(BlockingConnectionPool(**waiting))
-    sentinels = Sentinel(address.nodes, sentinel_kwargs={**timing, **address.sentinel_options})  # type: ignore[no-untyped-call]
+    sentinels = Sentinel(address.nodes, sentinel_kwargs={"retry": _retry(), **timing, **address.sentinel_options})  # type: ignore[no-untyped-call]
     return _over(_SentinelPool(address.service, sentinels, **waiting))  # type: ignore[no-untyped-call]
 
 

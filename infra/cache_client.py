@@ -149,7 +149,8 @@ class Cache:
     async def _send_some(self, exchange: Exchange) -> None:
         some = [self._asked.popleft() for _ in range(min(len(self._asked), PIPELINE_MAX))]
         try:
-            told = await self.run("reads", partial(exchange, [command for command, _ in some]))
+            answers = await self.run("reads", partial(exchange, [command for command, _ in some]))
+            told = [self._away("reads", answer) if isinstance(answer, _AWAY) else answer for answer in answers]
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
             told = [error] * len(some)
         for (_, answer), one in zip(some, told, strict=True):

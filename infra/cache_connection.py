@@ -11,13 +11,16 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import chain
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+log = structlog.get_logger()
 
 _PACKER: Final = HiredisRespSerializer()
 
@@ -39,14 +42,26 @@ async def exchanging(client: Redis) -> AsyncIterator[Exchange]:
         nonlocal connection
         if connection is None:
             connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # of the client
-        answers = await connection.retry.call_with_retry(lambda: connection.exchange(commands), lambda _: connection.disconnect())
+        try:
+            answers = await connection.retry.call_with_retry(lambda: connection.exchange(commands), lambda _: connection.disconnect())
+        except BaseException:
+            await give_back()
+            raise
         return [_shaped(client, command, answer) for command, answer in zip(commands, answers, strict=True)]
+
+    async def give_back() -> None:
+        nonlocal connection
+        held, connection = connection, None
+        if held is not None:
+            try:
+                await client.connection_pool.release(held)
+            except (RedisError, OSError) as error:
+                log.warning("connection to Redis not given back", error=repr(error))
 
     try:
         yield exchange
     finally:
-        if connection is not None:
-            await client.connection_pool.release(connection)
+        await give_back()
 
 
 def lean(kind: type[AbstractConnection]) -> Any:
@@ -58,19 +73,30 @@ class _Lean:
     """What such a class has before the client's own."""
 
     socket_timeout: float | None
+    _came = 0
+    """Answers of an exchange so far."""
     _parser: Any
     _reader: asyncio.StreamReader | None
+    _late: asyncio.TimerHandle | None = None
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers as they came, late all together. Raises what the client's connection does, and is closed then: nobody else is to have the rest."""
+        """The answers as they came; it is late where none has come for `socket_timeout`.
+
+        Raises what the client's connection does, and is closed then: nobody else is to have the rest.
+        """
+        if isinstance(self, SentinelManagedConnection) and self.connection_pool.master_address != (self.host, self.port):
+            await self.disconnect()  # another connection has heard of another primary; the pool itself tells only those that lie idle
         if not self.is_connected:  # type: ignore[attr-defined] # of the client's own class
             await self.connect()  # type: ignore[attr-defined] # which asks sentinels where to; to send goes back to where it was
         packed = chain.from_iterable(self.pack_command(*command) for command in commands)
         await self.send_packed_command([b"".join(packed)])  # type: ignore[attr-defined] # of the client's own class
+        answers: list[Any] = []
         read = self._parser.read_response
         try:
             with self._in_time():
-                answers = [await read() for _ in commands]
+                for _ in commands:
+                    answers.append(await read())
+                    self._came += 1
         except OSError as error:
             await self._close_at_once()
             raise RedisConnectionError(str(error)) from error
@@ -94,14 +120,20 @@ class _Lean:
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
-        late = asyncio.get_running_loop().call_later(self.socket_timeout, self._give_up) if self.socket_timeout else None
+        self._wait()
         try:
             yield
         finally:
-            if late:
-                late.cancel()
+            if self._late:
+                self._late.cancel()
 
-    def _give_up(self) -> None:
+    def _wait(self) -> None:
+        self._late = asyncio.get_running_loop().call_later(self.socket_timeout, self._give_up, self._came) if self.socket_timeout else None
+
+    def _give_up(self, came: int) -> None:
+        if self._came != came:  # slow, and not away
+            self._wait()
+            return
         # What waits for the answer is told so, and closes the connection. By the plain TimeoutError it would take what it has for an answer.
         if self._reader is not None:
             self._reader.set_exception(RedisTimeoutError("no answer in time"))

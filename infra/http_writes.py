@@ -17,11 +17,17 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the server has it
         """The connection is there."""
-        super().connection_made(cast("asyncio.Transport", Together(transport, self.loop)))
+        self._together = Together(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._together))
+
+    def eof_received(self) -> None:
+        """The other side says no more, for which the loop closes the connection; it may be waiting for its answer all the same."""
+        self._together.flush()
+        super().eof_received()
 
 
 class Together:
-    """A transport that sends what is written in one turn of the loop at its end. All else is the transport's own."""
+    """A transport that sends what is written in one turn of the loop in the next one. All else is the transport's own."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -33,20 +39,21 @@ class Together:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send it with the rest of this turn."""
+        """Send it with what else is written in this turn."""
         if not self._held:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._held.append(data)
         self._size += len(data)
         if self._size > HELD_BYTES_MAX:
-            self._flush()
+            self.flush()
 
     def close(self) -> None:
         """Send what is held, then close."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is held."""
         held, self._held, self._size = self._held, [], 0
         if held and not self._transport.is_closing():
-            self._transport.writelines(held)
+            self._transport.write(b"".join(held))  # not `writelines`: asyncio's own forgets its bound there

@@ -6,9 +6,12 @@ from uuid import uuid4
 import pytest
 from prometheus_client import REGISTRY
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from infra.cache_client import PIPELINE_MAX, Cache, CacheUnavailable, Call, Script
-from tests.valkey import Valkey
+from infra import cache_client
+from infra.cache_client import ANSWER_S, PIPELINE_MAX, Cache, CacheUnavailable, Call, Script
+from tests.valkey import Valkey, free_port
+from tests.waiting import eventually
 
 READERS = 3 * PIPELINE_MAX
 ECHO = Script("echo", "return {KEYS[1], ARGV[1]}")
@@ -54,6 +57,46 @@ async def test_a_script_that_the_server_has_lost(cache: Cache) -> None:
     calls = [Call((f"k{number}",), (number,)) for number in range(20)]
     told = await asyncio.gather(*(cache.ask_script(ECHO, call) for call in calls))
     assert told == [[call.keys[0].encode(), str(call.args[0]).encode()] for call in calls]
+
+
+async def test_a_slow_server_is_not_one_that_is_away(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers again and again is waited for, however many answers a round trip has; one that does not is not."""
+    monkeypatch.setattr(cache_client, "ANSWER_S", 0.4)
+    slow = Cache(server.url, client_name="slow")
+    try:
+        told = await asyncio.gather(*(slow.ask("BLPOP", f"nothing{number}", "0.25") for number in range(6)))
+        assert told == [None] * 6
+        with pytest.raises(CacheUnavailable):
+            await slow.ask("BLPOP", "nothing", "5")
+    finally:
+        await slow.stop()
+
+
+async def test_a_server_without_its_primary_is_away(cache: Cache, server: Valkey) -> None:
+    """It answers that it has nothing to say, to each command by itself: whoever asked turns to the ledger, as where nobody answers."""
+    await cache.client.config_set("replica-serve-stale-data", "no")
+    await cache.client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+    told = await asyncio.gather(*(cache.ask("GET", "x") for _ in range(3)), return_exceptions=True)
+    assert {type(one) for one in told} == {CacheUnavailable}
+
+
+async def test_whoever_asks_while_a_connection_is_given_back(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is answered, also where that fails."""
+    pool = cache.client.connection_pool
+    release, late = pool.release, []
+
+    async def fails_once(connection: object) -> None:
+        await release(connection)
+        if not late:
+            late.append(asyncio.create_task(cache.ask("GET", "second")))
+            await asyncio.sleep(0)
+            raise RedisTimeoutError("closing takes too long")
+
+    monkeypatch.setattr(pool, "release", fails_once)
+    assert await cache.ask("GET", "first") is None
+    await eventually(lambda: late, ANSWER_S, "the connection is given back")
+    async with asyncio.timeout(ANSWER_S):
+        assert await late[0] is None
 
 
 async def test_while_the_server_is_away(cache: Cache, server: Valkey) -> None:

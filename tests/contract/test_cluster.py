@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from infra.cache import Arrived, Cache, CacheUnavailable, Denylist, Views
 from infra.cache_address import Address, AddressInvalid
 from infra.cache_client import Call, Script
+from infra.cache_connection import exchanging
 from infra.cache_policy import servers
 from infra.generations import Generations, Live
 from infra.http import ProblemError
@@ -271,10 +272,12 @@ async def test_sentinels_tell_of_the_new_primary(tmp_path: Path) -> None:
 async def test_a_primary_that_became_a_replica_is_left(tmp_path: Path) -> None:
     """Its connections live on, and it answers that it takes no writes: the call is repeated at the one that sentinels name now."""
     async with watched(tmp_path) as running, connected(running.url) as cache:
-        await cache.script(WRITES, Call(("{a}",), ("before",)))
-        await demote(running)
-        await cache.script(WRITES, Call(("{a}",), ("after",)))
-        assert await cache.ask("GET", "{a}") == b"after"
+        async with exchanging(cache.client) as held:
+            await held([("GET", "{a}")])
+            await cache.script(WRITES, Call(("{a}",), ("before",)))
+            await demote(running)
+            await cache.script(WRITES, Call(("{a}",), ("after",)))
+            assert await held([("GET", "{a}")]) == [b"after"]
         async with Redis.from_url(running.replica.url) as client:
             assert await client.get("{a}") == b"after"
 

@@ -96,6 +96,28 @@ async def test_cancelled_while_starting() -> None:
         await serving
 
 
+async def test_whoever_says_no_more_is_answered() -> None:
+    """A client that closes its side once it has asked, as `nc -N` does, gets all of its answer."""
+
+    @get("/now", opt={PUBLIC: True})
+    async def now() -> str:
+        return "at once"
+
+    port, stop = free_port(), asyncio.Event()
+    serving = asyncio.create_task(serve(build_app("toy", [now], ids=FakeIds(), health=Health()), "127.0.0.1", port, stop, DEADLINE_S))
+    async with asyncio.timeout(DEADLINE_S):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await until_answering(client, serving)
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /api/v1/now HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write_eof()
+            assert (await reader.read()).endswith(b"at once")
+            writer.close()
+        stop.set()
+        await serving
+
+
 def test_no_delay() -> None:
     """Accepted connections send at once: with Nagle's algorithm an answer can wait 40 ms for the client's acknowledgement."""
     with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):

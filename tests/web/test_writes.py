@@ -1,7 +1,6 @@
 """What is written to a connection in one turn of the loop leaves in one piece, in order, and is bounded."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import cast
 
 from infra.http_writes import HELD_BYTES_MAX, Together
@@ -14,9 +13,9 @@ class Wire:
         self.pieces: list[bytes] = []
         self.closing = False
 
-    def writelines(self, parts: Sequence[bytes]) -> None:
+    def write(self, piece: bytes) -> None:
         assert not self.closing
-        self.pieces.append(b"".join(parts))
+        self.pieces.append(piece)
 
     def is_closing(self) -> bool:
         return self.closing
