@@ -91,7 +91,7 @@ sources = [pathlib.Path(name) for name in ("requirements.lock", "bootstrap.lock"
 wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 def run(*command):
     if subprocess.run([*map(str, command)]).returncode:
-        sys.exit("The environment could not be made: " + " ".join(map(str, command)) + f"\\nIf its Python is gone, remove {folder} and try again.")
+        sys.exit("The environment could not be made: " + " ".join(map(str, command)) + f"\nIf its Python is gone, remove {folder} and try again.")
 def environment(where):
     try:
         venv.create(where, symlinks=True, with_pip=True)
