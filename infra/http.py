@@ -206,7 +206,10 @@ def _provide_one_by_one(wanted: KwargsModel) -> None:
 
 
 def _convert_what_was_said(handler: HTTPRouteHandler, wanted: KwargsModel) -> None:
-    """Convert parameters only where a request has some: it costs a tenth of a small read. What a handler is given needs it not, nor do defaults."""
+    """Look for parameters, and convert them, only where a request has some: it costs a tenth of a small read.
+
+    What a handler is given needs it not, nor do defaults.
+    """
     others = (wanted.expected_path_params, wanted.expected_header_params, wanted.expected_cookie_params)
     if any(others) or wanted.expected_reserved_kwargs or wanted.dependency_batches:  # a body is the reserved `data`
         return
@@ -216,6 +219,17 @@ def _convert_what_was_said(handler: HTTPRouteHandler, wanted: KwargsModel) -> No
         return convert(connection=connection, kwargs=kwargs) if connection.scope["query_string"] else kwargs
 
     handler.signature_model.parse_values_from_connection_kwargs = staticmethod(parsed)  # type: ignore[method-assign]
+    optional = {param.field_name: param.default for param in wanted.expected_query_params if not param.is_required}
+    if wanted.expected_query_params and len(optional) == len(wanted.expected_query_params):
+        look, *rest = wanted.extractors  # the parameters come first, and there is nothing else but what is given
+
+        async def looked_up(kwargs: dict[str, Any], connection: Any) -> None:
+            if connection.scope["query_string"]:
+                await look(kwargs, connection)
+            else:
+                kwargs.update(optional)
+
+        wanted.extractors = [looked_up, *rest]
 
 
 def _giver(given: Mapping[str, object], read: Mapping[str, Callable[[Any], object]]) -> Callable[[dict[str, Any], Any], Awaitable[None]]:

@@ -40,9 +40,9 @@ class Filter:
         pairs = ((self.asset_id, order.asset_id), (self.order_type, order.order_type), (self.status, order.status))
         return [order] if all(wanted in {None, found} for wanted, found in pairs) else []
 
-    def names(self) -> dict[str, str | None]:
-        """The parts of it, for a cursor."""
-        return {"asset_id": self.asset_id, "order_type": self.order_type, "status": self.status}
+    def of(self, username: str) -> List:
+        """The list of an account that a cursor is bound to."""
+        return List(username, "orders", {"asset_id": self.asset_id, "order_type": self.order_type, "status": self.status})
 
 
 EVERY: Final = Filter(None, None, None)
@@ -62,18 +62,18 @@ async def list_orders(
     status: StatusFilter = None,
 ) -> Response[bytes]:
     """Orders, newest first. With filters a page may be short, and even empty, although more follow: `has_more` tells."""
-    wanted = Filter(asset_id.upper() if asset_id else None, order_type, status)
-    of = List(by.username, "orders", wanted.names())
-    after = cursors.read(of, cursor)
-    count = limit + 1 if wanted == EVERY else FILTERED_COUNT
+    wanted = Filter(asset_id.upper() if asset_id else None, order_type, status) if asset_id or order_type or status else EVERY
+    after = None if cursor is None else cursors.read(wanted.of(by.username), cursor)
+    count = limit + 1 if wanted is EVERY else FILTERED_COUNT
     shown = await fresh(views, by, lambda: views.orders(by.username, count if after is None else 1))
     recent = shown.value
     reaches = after is None and recent.reaches(count)
 
     def body(page: Page[Order]) -> OrderPage:
-        return OrderPage(data=list(map(order_view, page.rows)), has_more=page.rest is not None, next_cursor=page.rest and cursors.make(of, page.rest))
+        next_cursor = page.rest and cursors.make(wanted.of(by.username), page.rest)
+        return OrderPage(data=list(map(order_view, page.rows)), has_more=page.rest is not None, next_cursor=next_cursor)
 
-    if reaches and wanted == EVERY:
+    if reaches and wanted is EVERY:
         return await answer_again(by, shown, f"orders {limit}", (recent, cursors.hour()), lambda: body(cut(_placed(recent.rows), limit)))
 
     async def orders(before: int | None, count: int) -> Sequence[Order]:
