@@ -19,7 +19,7 @@ from infra.ledger import Stored, Write
 from infra.ledger_accounts import Page, Place, account_pages, items_about
 from infra.parked import ParkingLedger
 from infra.view_check import ViewCheck
-from ops.rebuild import LEDGER, RESULTS, NotNow, Parts, drop, rebuild, switch
+from ops.rebuild import FILLS_MAX, LEDGER, RESULTS, NotNow, Parts, drop, rebuild, switch
 from schemas.results import encode_result
 from tests.engine import engine
 from tests.fakes.histories import History
@@ -200,6 +200,18 @@ async def test_what_is_decided_meanwhile_is_in_it(stage: Stage) -> None:
     for history in stage.histories:
         await stage.views.account(history.username)
     await stage.assert_built()
+
+
+@pytest.mark.parametrize(("busy", "failed"), [(FILLS_MAX - 1, False), (2 * FILLS_MAX, True)])
+async def test_an_account_that_changes_all_the_while_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch, busy: int, failed: bool) -> None:
+    """Whenever it is loaded it has moved on, as an account in the middle of a busy hour: it counts as not made only after many tries, in both passes."""
+    name, tries, refill = stage.histories[0].username, count(1), stage.views.refill
+
+    async def refilled(username: str, *, anew: bool = False) -> bool:
+        return False if username == name and next(tries) <= busy else await refill(username, anew=anew)
+
+    monkeypatch.setattr(stage.views, "refill", refilled)
+    assert (name in (await build(stage)).failed) is failed
 
 
 @pytest.mark.parametrize("at", [1, 3, 12], ids=["at once", "in the middle", "while comparing"])
