@@ -68,7 +68,9 @@ REACH_S: Final = 0.25
 """How long a read that presents a token waits for the projector before it loads the account itself."""
 REACH_POLL_S: Final = 0.005
 FILL_ATTEMPTS_MAX: Final = 3
-"""Rounds of loading and putting one view while others change it."""
+"""Rounds of loading and putting one view while others change it, for a reader who waits."""
+REFILL_ATTEMPTS_MAX: Final = 30
+"""The same for an operator's command: there an account that changes all the while has to be made as well."""
 LOADS_AT_ONCE: Final = 8
 """Accounts that one projector batch loads at once."""
 
@@ -241,7 +243,7 @@ class Views:
 
         CacheUnavailable, or what the ledger raises.
         """
-        return (await self._loaded(username, anew=anew)).kept
+        return (await self._loaded(username, REFILL_ATTEMPTS_MAX, anew=anew)).kept
 
     async def _close_gaps(self, late: Sequence[Arrived]) -> None:
         wanted: dict[str, int] = {}
@@ -319,12 +321,12 @@ class Views:
     async def _fill(self, username: str) -> Snapshot:
         LOADS.inc()
         with suppress(CacheUnavailable):
-            return await self._loaded(username)
+            return await self._loaded(username, FILL_ATTEMPTS_MAX)
         return await self._read(username)
 
-    async def _loaded(self, username: str, *, anew: bool = False) -> Snapshot:
+    async def _loaded(self, username: str, attempts: int, *, anew: bool = False) -> Snapshot:
         """Load and put; once more where the account has moved on meanwhile. Not `kept` where that goes on and on."""
-        for _ in range(FILL_ATTEMPTS_MAX):
+        for _ in range(attempts):
             lease: bytes = await self._cache.script(LEASE, self._layout.lease_call(username))
             snapshot = await self._read(username)
             if snapshot.is_whole and await self._put_whole(snapshot, lease, anew=anew) != GAP:

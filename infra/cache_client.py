@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -161,13 +161,8 @@ class Cache:
         async with self._exchanging() as exchange:
             return await exchange(commands)
 
-    @asynccontextmanager
-    async def _exchanging(self) -> AsyncIterator[Exchange]:
-        if self._turns is None:
-            async with exchanging(self.client) as exchange:
-                yield exchange
-        else:
-            yield self._exchange_with_cluster
+    def _exchanging(self) -> AbstractAsyncContextManager[Exchange]:
+        return exchanging(self.client) if self._turns is None else nullcontext(self._exchange_with_cluster)
 
     async def _exchange_with_cluster(self, commands: Sequence[Command]) -> list[Any]:
         if len(commands) == 1:

@@ -219,7 +219,7 @@ def _convert_what_was_said(handler: HTTPRouteHandler, wanted: KwargsModel) -> No
         return convert(connection=connection, kwargs=kwargs) if connection.scope["query_string"] else kwargs
 
     handler.signature_model.parse_values_from_connection_kwargs = staticmethod(parsed)  # type: ignore[method-assign]
-    optional = {param.field_name: param.default for param in wanted.expected_query_params if not param.is_required}
+    optional = {param.field_name: param.default for param in wanted.expected_query_params if not (param.is_required or param.default is Ellipsis)}
     if wanted.expected_query_params and len(optional) == len(wanted.expected_query_params):
         look, *rest = wanted.extractors  # the parameters come first, and there is nothing else but what is given
 

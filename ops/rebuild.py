@@ -16,8 +16,6 @@ from infra.ledger_accounts import Page, Place
 from infra.view_check import Compared, ViewCheck
 from schemas.ledger import Account
 
-FILLS_MAX: Final = 10
-"""An account that changes whenever it is loaded is tried so many times, before it counts as one that could not be made."""
 AT_ONCE: Final = 16
 """Accounts that are loaded side by side."""
 DIFFER_TOLD_MAX: Final = 1_000
@@ -203,22 +201,15 @@ class _Work:
 
     async def _fill(self, build: Build, accounts: Sequence[Account]) -> None:
         for start in range(0, len(accounts), AT_ONCE):
-            some = left = accounts[start : start + AT_ONCE]
-            for _ in range(FILLS_MAX):
-                left = await self._not_filled(left)
-                if not left:
-                    break
-            build.failed += [account.username for account in left]
+            some = accounts[start : start + AT_ONCE]
+            # None is to be left running behind a raised error: the page is done again then.
+            filled = await asyncio.gather(*(self._parts.views.refill(account.username) for account in some), return_exceptions=True)
+            for account, one in zip(some, filled, strict=True):
+                if isinstance(one, BaseException):
+                    raise one
+                if not one:
+                    build.failed.append(account.username)
             await self._pace.after(len(some))
-
-    async def _not_filled(self, accounts: Sequence[Account]) -> list[Account]:
-        """Fill these; those that changed all the while."""
-        # None is to be left running behind a raised error: the page is done again then.
-        filled = await asyncio.gather(*(self._parts.views.refill(account.username) for account in accounts), return_exceptions=True)
-        for one in filled:
-            if isinstance(one, BaseException):
-                raise one
-        return [account for account, one in zip(accounts, filled, strict=True) if not one]
 
 
 def _is_missing(compared: Compared) -> bool:

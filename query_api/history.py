@@ -29,7 +29,7 @@ from schemas.views import Trade, TradePage, Transaction, TransactionPage
 async def transactions(*, by: Asked, views: Views, ledger: GivenLedger, cursors: Cursors, limit: Limit = LIMIT, cursor: Cursor = None) -> Response[bytes]:
     """Movements of cash, newest first; money that leaves is negative. `total_count` counts all of them."""
     of = List(by.username, "transactions", {})
-    after = None if cursor is None else cursors.read(of, cursor)
+    after = cursors.read(of, cursor)
 
     def body(page: Page[Transaction], total: int) -> TransactionPage:
         next_cursor = page.rest and cursors.make(of, page.rest)

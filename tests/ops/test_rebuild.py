@@ -6,12 +6,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.build_state import OPERATOR, Build, BuildState, Busy
-from infra.cache import Arrived, Cache, Views
-from infra.cache_guard import Layout
+from infra.cache import REFILL_ATTEMPTS_MAX, Arrived, Cache, Views
+from infra.cache_client import Call, Script
+from infra.cache_guard import GAP, GUARD, Layout
 from infra.clock import SystemIds
 from infra.dynamo import Dynamo
 from infra.generations import FIRST, SETTLED_S, Generations, Live
@@ -19,7 +21,7 @@ from infra.ledger import Stored, Write
 from infra.ledger_accounts import Page, Place, account_pages, items_about
 from infra.parked import ParkingLedger
 from infra.view_check import ViewCheck
-from ops.rebuild import FILLS_MAX, LEDGER, RESULTS, NotNow, Parts, drop, rebuild, switch
+from ops.rebuild import LEDGER, RESULTS, NotNow, Parts, drop, rebuild, switch
 from schemas.results import encode_result
 from tests.engine import engine
 from tests.fakes.histories import History
@@ -202,15 +204,15 @@ async def test_what_is_decided_meanwhile_is_in_it(stage: Stage) -> None:
     await stage.assert_built()
 
 
-@pytest.mark.parametrize(("busy", "failed"), [(FILLS_MAX - 1, False), (2 * FILLS_MAX, True)])
+@pytest.mark.parametrize(("busy", "failed"), [(REFILL_ATTEMPTS_MAX - 1, False), (2 * REFILL_ATTEMPTS_MAX, True)])
 async def test_an_account_that_changes_all_the_while_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch, busy: int, failed: bool) -> None:
     """Whenever it is loaded it has moved on, as an account in the middle of a busy hour: it counts as not made only after many tries, in both passes."""
-    name, tries, refill = stage.histories[0].username, count(1), stage.views.refill
+    name, tries, run = stage.histories[0].username, count(1), stage.cache.script
 
-    async def refilled(username: str, *, anew: bool = False) -> bool:
-        return False if username == name and next(tries) <= busy else await refill(username, anew=anew)
+    async def has_moved_on(script: Script, call: Call) -> Any:
+        return GAP if script is GUARD and f"{{{name}}}" in call.keys[0] and next(tries) <= busy else await run(script, call)
 
-    monkeypatch.setattr(stage.views, "refill", refilled)
+    monkeypatch.setattr(stage.cache, "script", has_moved_on)
     assert (name in (await build(stage)).failed) is failed
 
 
