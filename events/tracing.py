@@ -17,7 +17,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 LINKS_MAX: Final = 16
-_AT_EDGE: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
+_SERVER: Final = SpanKind.SERVER
+_CONSUMER: Final = SpanKind.CONSUMER
 _TRACE_BYTES: Final = 16
 _SPAN_BYTES: Final = 8
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
@@ -59,11 +60,12 @@ def span(
     Spans of kind SERVER and CONSUMER stand at the edge of a process: without a readable `traceparent` they begin a trace. An exception
     that leaves the block marks the span as failed.
     """
-    at_edge = kind in _AT_EDGE
-    around = _around()
+    at_edge = kind is _SERVER or kind is _CONSUMER
     if not traceparent and not _process.records():
         # What a tracer would have to be asked for is known.
-        return _Standing(_Fresh()) if at_edge or around is INVALID_SPAN else nullcontext(around)
+        around = INVALID_SPAN if at_edge else _around()
+        return _Standing(_Fresh()) if around is INVALID_SPAN else nullcontext(around)
+    around = _around()
     opened = _TRACER.start_span(name, _parent(traceparent, tracestate, Context() if at_edge else trace.set_span_in_context(around)), kind, attributes)
     if opened.is_recording():
         return trace.use_span(opened, end_on_exit=True)

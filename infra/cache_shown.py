@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from prometheus_client import Counter
 
@@ -17,9 +17,8 @@ R = TypeVar("R")
 READS: Final = Counter("cnop_view_reads_total", "Reads of account views, by where the answer came from", ["view", "source"])
 
 
-@dataclass(frozen=True, slots=True)
-class Shown(Generic[T]):
-    """What a read shows: everything up to the account's `version`, which was decided `at`.
+class Shown(NamedTuple, Generic[T]):
+    """What a read shows, a tuple since each read makes one: everything up to the account's `version`, which was decided `at`.
 
     `is_current`: it was read from the ledger, and shows all that was settled. `bypassed`: that was so because the cache is away.
     """
@@ -35,8 +34,7 @@ class Shown(Generic[T]):
         return Shown(value, self.version, self.at, self.is_current, self.bypassed)
 
 
-@dataclass(frozen=True, slots=True)
-class Recent(Generic[R]):
+class Recent(NamedTuple, Generic[R]):
     """The newest rows of a list, newest first, without holes; the list has `total` rows. `whole`: there are no others."""
 
     rows: list[R]

@@ -5,13 +5,14 @@ Both come into the rest of the code as arguments, so that a test or a simulation
 
 import asyncio
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from uuid_utils import uuid7
 
 PAUSE_S_FIRST: Final = 0.01
 PAUSE_S_MAX: Final = 2.0
+_PARTS: Final = tuple(timedelta(microseconds=part) for part in range(1000))
 
 
 class Clock(Protocol):
@@ -36,7 +37,7 @@ class SystemClock:
     def now(self) -> datetime:
         """The time now: aware, UTC, whole milliseconds. May step back when the system's clock is set."""
         now = datetime.now(UTC)
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return now - _PARTS[now.microsecond % 1000]  # `replace` takes three times as long, and each request asks for the time
 
 
 class SystemIds:

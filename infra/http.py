@@ -3,7 +3,7 @@
 Others import what they need from here; the parts stand in `infra.http_*` and `infra.process`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from litestar._kwargs.kwargs_model import KwargsModel
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.enums import HttpMethod
 from litestar.events import BaseEventEmitterBackend
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import ASGIMiddleware
@@ -21,6 +22,7 @@ from litestar.types import ControllerRouterHandler
 
 from infra import http_contracts, http_docs, http_health, http_problems
 from infra.clock import Ids
+from infra.http_access_log import AccessLog
 from infra.http_auth import PUBLIC, Auth, Authenticate, Caller, Revocations
 from infra.http_docs import REFUSES, Docs, Merged
 from infra.http_edge import API, Edge
@@ -70,13 +72,11 @@ class DoorApp(Litestar):
     background: Background
     docs: Docs | Merged | None
     edge: Edge
+    access_log: AccessLog
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         """Answer one request (ASGI 3)."""
-        if scope["type"] == "http":
-            await self.edge(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        return self.edge(scope, receive, send) if scope["type"] == "http" else super().__call__(scope, receive, send)
 
 
 def build_app(
@@ -146,6 +146,7 @@ def _app(
     middleware: Sequence[ASGIMiddleware] = (),
 ) -> DoorApp:
     held = background or Background()
+    access_log = AccessLog()
     health.probe("background", held.alive)
     app = DoorApp(
         route_handlers=[*routes, *http_health.routes(name, health), *([*http_docs.routes(docs), *http_contracts.routes()] if docs else ())],
@@ -155,7 +156,7 @@ def _app(
         exception_handlers={Exception: http_problems.answer},
         dependencies=dict(dependencies or {}),
         # Twice: background tasks end before what they use is closed, and also where something after them could not be opened.
-        lifespan=[_holding(held), *lifespan, _holding(held)],
+        lifespan=[access_log.lifespan, _holding(held), *lifespan, _holding(held)],
         state=State(dict(state or {})),
         openapi_config=None,
         event_emitter_backend=_NoEvents,
@@ -163,12 +164,15 @@ def _app(
         debug=False,
     )
     app.name, app.health, app.background, app.docs = name, health, held, docs
-    app.edge = Edge(partial(Litestar.__call__, app), ids)
+    app.access_log = access_log
+    app.edge = Edge(partial(Litestar.__call__, app), ids, access_log)
     for route in app.routes:
         if isinstance(route, HTTPRoute):
-            for handler, wanted in route.route_handler_map.values():
+            for method, (handler, wanted) in route.route_handler_map.items():
                 _provide_one_by_one(wanted)
                 _convert_what_was_said(handler, wanted)
+                if method != HttpMethod.OPTIONS:  # is the framework's own
+                    _resolve_once(handler)
     return app
 
 
@@ -230,6 +234,12 @@ def _convert_what_was_said(handler: HTTPRouteHandler, wanted: KwargsModel) -> No
                 kwargs.update(optional)
 
         wanted.extractors = [looked_up, *rest]
+
+
+def _resolve_once(handler: HTTPRouteHandler) -> None:
+    """Gather the answers to exceptions of a route and of all around it now: Litestar does it for each request, for a twentieth of a small read."""
+    resolved = handler.resolve_exception_handlers()
+    handler.resolve_exception_handlers = lambda: resolved  # type: ignore[method-assign]
 
 
 def _giver(given: Mapping[str, object], read: Mapping[str, Callable[[Any], object]]) -> Callable[[dict[str, Any], Any], Awaitable[None]]:

@@ -6,7 +6,7 @@ import errno
 import math
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
@@ -52,7 +52,7 @@ class App(Protocol):
         """Opens connections and starts background tasks; closes them at its end."""
         ...
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         """Answer one request (ASGI 3)."""
         ...
 

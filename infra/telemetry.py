@@ -25,6 +25,8 @@ from events import tracing
 from infra.log_lines import Event, Lines
 from infra.settings import Settings
 
+Said = tuple[datetime, str | None, str | None]
+"""When something was said, and of which request and user."""
 _Bound = tuple[str | None, str | None]
 _BOUND: Final[ContextVar[_Bound]] = ContextVar("cnop_request", default=(None, None))
 """Request id and username."""
@@ -68,9 +70,17 @@ def known(username: str) -> None:
     _BOUND.set((_BOUND.get()[0], username))
 
 
-def end(token: Token[_Bound]) -> None:
-    """Later lines are of what the task was at before `begin`."""
+def end(token: Token[_Bound]) -> Said:
+    """Later lines are of what the task was at before `begin`. Returns the moment, and whose it was, for a line about what has ended now (`begun`)."""
+    said = datetime.now(UTC), *_BOUND.get()
     _BOUND.reset(token)
+    return said
+
+
+def begun(said: Said) -> Event:
+    """What a line begins with that was said at an earlier moment: pass it to the logger."""
+    moment, request_id, username = said
+    return {"timestamp": moment, "request_id": request_id, "username": username}
 
 
 def bound(_logger: Any, _method: str, event: Event) -> Event:
@@ -158,9 +168,10 @@ def _with_logger_name(_logger: Any, _method: str, event: Event) -> Event:
 
 
 def _known_now(logger: Any, method: str, event: Event) -> Event:
-    """What only the moment of the call knows: whose the line is, when it was said, how bad it is, and which error it tells of."""
+    """What only the moment of the call knows, unless the line says it: whose the line is, when it was said, how bad it is, and which error it tells of."""
     bound(logger, method, event)
-    event["timestamp"] = datetime.now(UTC)
+    if "timestamp" not in event:
+        event["timestamp"] = datetime.now(UTC)
     event.setdefault("level", _LEVELS.get(method, method))
     if "exc_info" in event:
         _explain(event)

@@ -1,7 +1,7 @@
 """The local one-origin process: both doors behind one port, told apart by method, as nginx does it where they are processes of their own."""
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from query_api import main as query_api
 
 NAME: Final = "cnop-origin"
 DESCRIPTION: Final = "A multi-asset trading back end: every change is an event, settled once and for all, and read from views that say how fresh they are."
+_UNDER_API: Final = f"{API}/"
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -47,12 +48,15 @@ class Origin:
         async with self._front.lifespan():
             yield
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         """Answer one request (ASGI 3)."""
-        await self._app(scope)({**scope, OTHER_METHODS: self._methods.at}, receive, send)
+        scope[OTHER_METHODS] = self._methods.at
+        return self._app(scope)(scope, receive, send)
 
     def _app(self, scope: Any) -> DoorApp:
-        if not scope["path"].startswith(f"{API}/"):
+        if not scope["path"].startswith(_UNDER_API):
+            for door in self._doors.values():
+                door.access_log.flush()  # the front has the metrics of both
             return self._front
         return self._queries if scope["method"] in _READS else self._commands
 

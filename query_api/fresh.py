@@ -1,8 +1,7 @@
 """What a reader demands to see, and what each answer says about how fresh it is."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 from litestar import Request, Response
 from litestar.params import Parameter
@@ -35,8 +34,7 @@ PreferHeader = Annotated[str | None, Parameter(header="Prefer", description="RFC
 TagsHeader = Annotated[str | None, Parameter(header="If-None-Match", description="ETags of answers that the caller has: 304 where one of them is still right")]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """Who reads, and the account version that the answer should show at least. `is_strict`: rather no answer than an older one.
 
     `tags`: what the caller has already, as he says it. `lag` tells how far the views are behind, `bodies` remembers what was answered.
@@ -75,6 +73,8 @@ def asking(lag: ProjectionLag, bodies: Bodies) -> Callable[[Request[Caller, Any,
 
     def read(request: Request[Caller, Any, Any]) -> Asked:
         told = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _READ_HERE}
+        if not told:
+            return Asked(request.user.username, lag, bodies)
         token, prefer, tags = map(told.get, _READ_HERE)
         return asked(request, lag, bodies, consistency_token=token, prefer=prefer, if_none_match=tags)
 

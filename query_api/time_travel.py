@@ -104,7 +104,7 @@ class Past:
         if shown.is_current:
             return shown
         account = await self._ledger.account(shown.value.username)
-        return replace(shown, value=account, version=account.version, at=account.at, is_current=True)
+        return shown._replace(value=account, version=account.version, at=account.at, is_current=True)
 
     async def _opened(self, then: Account) -> dict[str, object]:
         opened = await open_at(self._ledger, then)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from datetime import UTC, datetime
 
 import structlog
 from opentelemetry.trace import SpanKind
@@ -38,4 +39,5 @@ except RuntimeError:
     logging.getLogger("uvicorn.error").exception("failed below")
 with tracing.span("outer", SpanKind.SERVER, {"a": 1}, traceparent=PARENT), tracing.span("inner"):
     log.info("traced", traceparent=tracing.current_traceparent()[0], sdk="opentelemetry.sdk" in sys.modules)
+log.info("said before", **telemetry.begun((datetime(2026, 1, 1, tzinfo=UTC), "r-0", "bob_1")))
 flush()

@@ -44,7 +44,17 @@ def test_keys(lines: list[dict[str, Any]]) -> None:
     assert second["message"] == "with ümlaut"
     assert first["timestamp"].endswith("Z")
     assert (third["logger"], third["message"], third["request_id"]) == ("aiokafka.cluster", "topic x is odd", "r-1")
-    assert len(lines) == 6
+    assert len(lines) == 7
+
+
+def test_said_before(lines: list[dict[str, Any]]) -> None:
+    """A line about what ended earlier tells that moment, and whose it was, in the same keys."""
+    assert {key: lines[6][key] for key in ("timestamp", "request_id", "username", "message")} == {
+        "timestamp": "2026-01-01T00:00:00Z",
+        "request_id": "r-0",
+        "username": "bob_1",
+        "message": "said before",
+    }
 
 
 def test_no_secrets(lines: list[dict[str, Any]]) -> None:
