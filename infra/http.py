@@ -75,7 +75,7 @@ class DoorApp(Litestar):
     access_log: AccessLog
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
-        """Answer one request (ASGI 3)."""
+        """Answer one request (ASGI 3, which a server has to be told: this is no coroutine function, since each layer of them costs at each wait)."""
         return self.edge(scope, receive, send) if scope["type"] == "http" else super().__call__(scope, receive, send)
 
 

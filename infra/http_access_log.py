@@ -16,7 +16,7 @@ from infra import telemetry
 from infra.http_health import ADMIN_PATHS
 
 GATHER_S: Final = 0.02
-"""How long a request may wait to be told of. A process that is killed loses those of this time, as it does lines that wait to be written."""
+"""How long a request may wait to be told of. A process that is killed loses those of this time."""
 REQUESTS_MAX: Final = 256
 """So many that wait are told of at the latest."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -29,8 +29,8 @@ REQUEST_S: Final = Histogram(
 )
 
 
-class Request(NamedTuple):
-    """One that has ended. `status` is 0 where nobody was answered, `code` that of the problem that was answered."""
+class Ended(NamedTuple):
+    """A request. `status` is 0 where nobody was answered, `code` that of the problem that was answered."""
 
     said: telemetry.Said
     method: str
@@ -45,23 +45,26 @@ class AccessLog:
 
     def __init__(self) -> None:
         self._log = structlog.get_logger().bind()  # bound once: what `get_logger` gives is so at each call
-        self._waiting: list[Request] = []
+        self._waiting: list[Ended] = []
         self._due: asyncio.TimerHandle | None = None
+        self._gathers = True
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Ended) -> None:
         """Tell of it in a moment."""
         self._waiting.append(request)
-        if len(self._waiting) >= REQUESTS_MAX:
+        if not self._gathers or len(self._waiting) >= REQUESTS_MAX:
             self.flush()
         elif self._due is None:
             self._due = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[None]:
-        """Of the door. At its end nothing waits any more."""
+        """Of the door. At its end nothing waits any more; a request that was cut off, and ends later still, is told of at once."""
+        self._gathers = True
         try:
             yield
         finally:
+            self._gathers = False
             self.flush()
 
     def flush(self) -> None:
@@ -71,17 +74,22 @@ class AccessLog:
         if due is not None:
             due.cancel()
         for request in requests:
-            self._tell(request)
+            _measure(_method(request), request.route, f"{request.status // 100}xx" if request.status else "none").observe(request.seconds)
+        for request in requests:  # by itself, so that what is counted is so wherever lines go
+            if request.route not in ADMIN_PATHS:
+                self._tell(request)
 
-    def _tell(self, request: Request) -> None:
-        method = request.method if request.method in _METHODS else "OTHER"
-        _measure(method, request.route, f"{request.status // 100}xx" if request.status else "none").observe(request.seconds)
-        if request.route not in ADMIN_PATHS:
-            ms = int(request.seconds * 10_000 + 0.5) / 10  # `round` of a float takes as long as a fifth of the line
-            said: dict[str, Any] = {"method": method, "route": request.route, "status": request.status, "ms": ms}
-            if request.code:
-                said["code"] = request.code
-            self._log.info("request", **said, **telemetry.begun(request.said))
+    def _tell(self, request: Ended) -> None:
+        ms = int(request.seconds * 10_000 + 0.5) / 10  # `round` of a float takes as long as a fifth of the line
+        said: dict[str, Any] = {"method": _method(request), "route": request.route, "status": request.status, "ms": ms}
+        if request.code:
+            said["code"] = request.code
+        self._log.info("request", **said, **telemetry.begun(request.said))
+
+
+def _method(request: Ended) -> str:
+    """Never one that a client made up."""
+    return request.method if request.method in _METHODS else "OTHER"
 
 
 @cache

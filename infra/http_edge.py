@@ -17,7 +17,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from events import tracing
 from infra import telemetry
 from infra.clock import Ids
-from infra.http_access_log import AccessLog, Request
+from infra.http_access_log import AccessLog, Ended
 from infra.http_auth import is_public
 from infra.http_health import ADMIN_PATHS
 from infra.http_problems import OTHER_METHODS, PROBLEM_CODE, REQUEST_ID, cut_short
@@ -72,7 +72,7 @@ class Edge:
             raise
         finally:
             seconds = time.perf_counter() - started
-            self._access_log.add(Request(telemetry.end(before), method, _route(inner), answer.status, seconds, state.get(PROBLEM_CODE)))
+            self._access_log.add(Ended(telemetry.end(before), method, _route(inner), answer.status, seconds, state.get(PROBLEM_CODE)))
 
     async def _traced(self, scope: Scope, receive: Receive, answer: "_Answer", headers: dict[bytes, str]) -> None:
         method = str(scope.get("method"))

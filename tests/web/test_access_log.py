@@ -1,12 +1,14 @@
 """What is told of requests: together, in their order, soon, and nothing is left out at a scrape or at the end."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from infra import http_access_log
-from infra.http_access_log import REQUESTS_MAX, AccessLog, Request
+from infra.http_access_log import REQUESTS_MAX, AccessLog, Ended
 from tests.waiting import eventually
 from tests.web.toy import DEADLINE_S, Door, served
 
@@ -14,9 +16,9 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 LATE_S = 3_600.0
 
 
-def ended(number: int) -> Request:
+def ended(number: int) -> Ended:
     """A request that ended `number` seconds after a moment."""
-    return Request((MOMENT + timedelta(seconds=number), f"r-{number}", "alice_1"), "GET", "/rows", 200, 0.01, None)
+    return Ended((MOMENT + timedelta(seconds=number), f"r-{number}", "alice_1"), "GET", "/rows", 200, 0.01, None)
 
 
 async def test_requests_of_one_moment_are_told_together() -> None:
@@ -70,3 +72,33 @@ async def test_a_door_that_stops_has_told_of_every_request(monkeypatch: pytest.M
             await client.get("/api/v1/me", headers={**door.bearer(), "X-Request-ID": "r-last"})
             assert not [line for line in lines if line["event"] == "request"]
     assert [(line["request_id"], line["username"]) for line in lines if line["event"] == "request"] == [("r-last", "alice_1")]
+
+
+async def test_a_request_that_ends_after_the_door_is_told_of_at_once() -> None:
+    """The server cuts off what runs when its time to stop is over, and waits for it no more: the loop may end before a timer would."""
+    log = AccessLog()
+    with structlog.testing.capture_logs() as lines:
+        async with log.lifespan(None):
+            log.add(ended(0))
+            assert not lines
+        log.add(ended(1))
+        assert [line["request_id"] for line in lines] == ["r-0", "r-1"]
+
+
+async def test_what_is_counted_does_not_depend_on_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request is, where a line cannot be written."""
+    log = AccessLog()
+
+    def refuses(_event: str, **_said: object) -> None:
+        raise OSError("no space left")
+
+    def count() -> float:
+        return REGISTRY.get_sample_value("cnop_http_request_seconds_count", {"method": "GET", "route": "/rows", "status": "2xx"}) or 0.0
+
+    before = count()
+    monkeypatch.setattr(log, "_log", SimpleNamespace(info=refuses))
+    for number in range(3):
+        log.add(ended(number))
+    with pytest.raises(OSError, match="no space"):
+        log.flush()
+    assert count() == before + 3
