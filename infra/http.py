@@ -237,7 +237,7 @@ def _convert_what_was_said(handler: HTTPRouteHandler, wanted: KwargsModel) -> No
 
 
 def _resolve_once(handler: HTTPRouteHandler) -> None:
-    """Gather the answers to exceptions of a route and of all around it now: Litestar does it for each request, for a twentieth of a small read."""
+    """Gather the answers to exceptions of a route and of all around it now: Litestar does it for each request, for some hundredths of a small read."""
     resolved = handler.resolve_exception_handlers()
     handler.resolve_exception_handlers = lambda: resolved  # type: ignore[method-assign]
 
