@@ -72,7 +72,6 @@ class DoorApp(Litestar):
     background: Background
     docs: Docs | Merged | None
     edge: Edge
-    access_log: AccessLog
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         """Answer one request (ASGI 3, which a server has to be told: this is no coroutine function, since each layer of them costs at each wait)."""
@@ -148,6 +147,7 @@ def _app(
     held = background or Background()
     access_log = AccessLog()
     health.probe("background", held.alive)
+    health.at_scrape(access_log.flush)
     app = DoorApp(
         route_handlers=[*routes, *http_health.routes(name, health), *([*http_docs.routes(docs), *http_contracts.routes()] if docs else ())],
         request_class=JsonRequest,
@@ -164,7 +164,6 @@ def _app(
         debug=False,
     )
     app.name, app.health, app.background, app.docs = name, health, held, docs
-    app.access_log = access_log
     app.edge = Edge(partial(Litestar.__call__, app), ids, access_log)
     for route in app.routes:
         if isinstance(route, HTTPRoute):

@@ -3,7 +3,6 @@
 Between all else that a request needs the two cost a tenth of a small read and more; many in a row cost a fraction of that.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -13,12 +12,9 @@ import structlog
 from prometheus_client import Histogram
 
 from infra import telemetry
+from infra.gathered import Gathered
 from infra.http_health import ADMIN_PATHS
 
-GATHER_S: Final = 0.02
-"""How long a request may wait to be told of. A process that is killed loses those of this time."""
-REQUESTS_MAX: Final = 256
-"""So many that wait are told of at the latest."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 REQUEST_S: Final = Histogram(
@@ -45,41 +41,35 @@ class AccessLog:
 
     def __init__(self) -> None:
         self._log = structlog.get_logger().bind()  # bound once: what `get_logger` gives is so at each call
-        self._waiting: list[Ended] = []
-        self._due: asyncio.TimerHandle | None = None
-        self._gathers = True
+        self._gathered = Gathered(self._tell)
+        self._is_open = True
 
     def add(self, request: Ended) -> None:
         """Tell of it in a moment."""
-        self._waiting.append(request)
-        if not self._gathers or len(self._waiting) >= REQUESTS_MAX:
-            self.flush()
-        elif self._due is None:
-            self._due = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
+        self._gathered.add(request, urgent=not self._is_open)
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[None]:
         """Of the door. At its end nothing waits any more; a request that was cut off, and ends later still, is told of at once."""
-        self._gathers = True
+        self._is_open = True
         try:
             yield
         finally:
-            self._gathers = False
+            self._is_open = False
             self.flush()
 
     def flush(self) -> None:
         """Tell of all that wait."""
-        requests, self._waiting = self._waiting, []
-        due, self._due = self._due, None
-        if due is not None:
-            due.cancel()
+        self._gathered.flush()
+
+    def _tell(self, requests: list[Ended]) -> None:
         for request in requests:
             _measure(_method(request), request.route, f"{request.status // 100}xx" if request.status else "none").observe(request.seconds)
         for request in requests:  # by itself, so that what is counted is so wherever lines go
             if request.route not in ADMIN_PATHS:
-                self._tell(request)
+                self._say(request)
 
-    def _tell(self, request: Ended) -> None:
+    def _say(self, request: Ended) -> None:
         ms = int(request.seconds * 10_000 + 0.5) / 10  # `round` of a float takes as long as a fifth of the line
         said: dict[str, Any] = {"method": _method(request), "route": request.route, "status": request.status, "ms": ms}
         if request.code:

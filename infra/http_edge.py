@@ -58,7 +58,6 @@ class Edge:
         before = telemetry.begin(request_id)
         try:
             if scope["path"] in ADMIN_PATHS:
-                self._access_log.flush()  # for what is counted
                 await self._app(inner, receive, answer.send)
             else:
                 await self._traced(inner, receive, answer, headers)

@@ -28,6 +28,8 @@ Probe = Callable[[], bool]
 """Tells at once, without waiting, whether a part of this process lives."""
 AtStop = Callable[[], None]
 """Ends what would otherwise not end by itself. It does not wait."""
+AtScrape = Callable[[], None]
+"""Counts what is still to be counted. It does not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Health:
         self._checks: dict[str, Check] = {}
         self._probes: dict[str, Probe] = {}
         self._at_stop: list[AtStop] = []
+        self._at_scrape: list[AtScrape] = []
         self._stopping = False
         self._asked_at = float("-inf")
         self._report = Report({})
@@ -70,6 +73,15 @@ class Health:
     def at_stop(self, end: AtStop) -> None:
         """Call this when the process begins to stop."""
         self._at_stop.append(end)
+
+    def at_scrape(self, count: AtScrape) -> None:
+        """Call this before the metrics are told."""
+        self._at_scrape.append(count)
+
+    def scrape(self) -> None:
+        """The metrics are to be told."""
+        for count in self._at_scrape:
+            count()
 
     def stop(self) -> None:
         """Not ready from now on, so that no new work is sent here while the last of it is finished."""
@@ -120,6 +132,12 @@ class JointHealth(Health):
         for part in self._parts.values():
             part.stop()
 
+    def scrape(self) -> None:
+        """Those of all are to be told."""
+        super().scrape()
+        for part in self._parts.values():
+            part.scrape()
+
     def live(self) -> Report:
         """The states of all, and the own ones."""
         return _joint({name: part.live() for name, part in self._parts.items()}, super().live())
@@ -150,6 +168,7 @@ def routes(name: str, health: Health) -> list[HTTPRouteHandler]:
 
     @get("/metrics", opt={PUBLIC: True}, include_in_schema=False)
     async def metrics() -> Response[bytes]:
+        health.scrape()
         # As a header, since a charset would be added to a media type that has one already.
         return Response(generate_latest(REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})
 

@@ -55,8 +55,6 @@ class Origin:
 
     def _app(self, scope: Any) -> DoorApp:
         if not scope["path"].startswith(_UNDER_API):
-            for door in self._doors.values():
-                door.access_log.flush()  # the front has the metrics of both
             return self._front
         return self._queries if scope["method"] in _READS else self._commands
 

@@ -74,7 +74,7 @@ def asking(lag: ProjectionLag, bodies: Bodies) -> Callable[[Request[Caller, Any,
     def read(request: Request[Caller, Any, Any]) -> Asked:
         told = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _READ_HERE}
         if not told:
-            return Asked(request.user.username, lag, bodies)
+            return asked(request, lag, bodies)
         token, prefer, tags = map(told.get, _READ_HERE)
         return asked(request, lag, bodies, consistency_token=token, prefer=prefer, if_none_match=tags)
 

@@ -7,8 +7,9 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from infra import http_access_log
-from infra.http_access_log import REQUESTS_MAX, AccessLog, Ended
+from infra import gathered
+from infra.gathered import WAITING_MAX
+from infra.http_access_log import AccessLog, Ended
 from tests.waiting import eventually
 from tests.web.toy import DEADLINE_S, Door, served
 
@@ -38,18 +39,18 @@ async def test_those_that_wait_are_bounded() -> None:
     """Many of them are told of before their time, and then the count begins again."""
     log = AccessLog()
     with structlog.testing.capture_logs() as lines:
-        for number in range(REQUESTS_MAX):
+        for number in range(WAITING_MAX):
             log.add(ended(number))
-        assert len(lines) == REQUESTS_MAX
+        assert len(lines) == WAITING_MAX
         log.add(ended(0))
-        assert len(lines) == REQUESTS_MAX
+        assert len(lines) == WAITING_MAX
         log.flush()
-        assert len(lines) == REQUESTS_MAX + 1
+        assert len(lines) == WAITING_MAX + 1
 
 
 async def test_a_scrape_counts_every_request_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that would still wait."""
-    monkeypatch.setattr(http_access_log, "GATHER_S", LATE_S)
+    monkeypatch.setattr(gathered, "GATHER_S", LATE_S)
     name = 'cnop_http_request_seconds_count{method="DELETE",route="/api/v1/rows/{row_id}",status="4xx"}'
 
     def count(page: str) -> float:
@@ -65,7 +66,7 @@ async def test_a_scrape_counts_every_request_before_it(monkeypatch: pytest.Monke
 
 async def test_a_door_that_stops_has_told_of_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of those that would still wait."""
-    monkeypatch.setattr(http_access_log, "GATHER_S", LATE_S)
+    monkeypatch.setattr(gathered, "GATHER_S", LATE_S)
     door = Door()
     with structlog.testing.capture_logs() as lines:
         async with served(door.app) as client:

@@ -4,7 +4,8 @@ import asyncio
 import io
 import threading
 
-from infra.log_lines import LINES_MAX, Event, Lines
+from infra.gathered import WAITING_MAX
+from infra.log_lines import Event, Lines
 from tests.waiting import eventually
 
 
@@ -52,9 +53,9 @@ async def test_waiting_lines_are_bounded() -> None:
     """Many of them are written before their time."""
     out = Out()
     lines = Lines(out, make)
-    for _ in range(LINES_MAX):
+    for _ in range(WAITING_MAX):
         lines.info({"event": "x"})
-    assert out.getvalue() == b"x\n" * LINES_MAX
+    assert out.getvalue() == b"x\n" * WAITING_MAX
 
 
 async def test_a_line_says_what_was_so_when_it_was_said() -> None:
