@@ -39,14 +39,11 @@ def building(target: Path, say: Say, part: str) -> Iterator[Path | None]:
     lock = target.with_name(f".{target.name}.lock")
     with locked(lock, wait=False) as mine:
         if mine:
-            yield from _temporary(target)
+            yield from _in_turn(target)
             return
     say(part, "waiting for another process that is making the same thing")
     with locked(lock, wait=True):
-        if target.exists():
-            yield None
-        else:
-            yield from _temporary(target)
+        yield from _in_turn(target)
 
 
 def run_logged(argv: Sequence[str], log: Path, on_line: Callable[[str], None], failure: str, env: Mapping[str, str] | None = None) -> list[str]:
@@ -73,7 +70,11 @@ def run_logged(argv: Sequence[str], log: Path, on_line: Callable[[str], None], f
     return lines
 
 
-def _temporary(target: Path) -> Iterator[Path]:
+def _in_turn(target: Path) -> Iterator[Path | None]:
+    """By the holder of the lock, who looks again: another builder may have finished after the first look and before the lock was taken."""
+    if target.exists():
+        yield None
+        return
     for dead in target.parent.glob(f".{target.name}.build-*"):  # their makers hold no lock, so they are gone
         shutil.rmtree(dead, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.build-", dir=target.parent))

@@ -5,6 +5,8 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,25 @@ def test_a_half_built_thing_never_counts_and_is_swept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     with cache.building(target, lambda *_: None, "part") as folder:
         assert folder is None
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["still held", "just freed"])
+def test_what_another_builder_finished_before_the_lock_was_taken_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_held: bool) -> None:
+    target, told = tmp_path / "thing", []
+
+    @contextmanager
+    def finished_just_before(path: Path, *, wait: bool) -> Iterator[bool]:
+        target.touch()
+        if is_held and not wait:
+            yield False
+        else:
+            with files.locked(path, wait=wait) as mine:
+                yield mine
+
+    monkeypatch.setattr(cache, "locked", finished_just_before)
+    with cache.building(target, lambda *words: told.append(words), "part") as folder:
+        assert folder is None
+    assert len(told) == is_held
 
 
 def test_of_two_builders_one_builds(tmp_path: Path) -> None:
