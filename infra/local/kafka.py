@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.local import cache, probes
+from infra.local import cache
 from infra.local.cache import Say
 from infra.local.home import Home, LocalError
 from infra.local.ports import HOST
@@ -122,11 +122,6 @@ def command(home: Home, data: Path, jars: Path, port: int, controller_port: int,
     logging = home.run / "kafka-log4j2.xml"
     logging.write_text(LOGGING)
     return [*_java(HEAP), f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*", "kafka.Kafka", str(config)]
-
-
-def is_ready(port: int) -> bool:
-    """Whether the broker takes requests."""
-    return probes.kafka(f"{HOST}:{port}")
 
 
 def _java(heap: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""One real question to each machine: does it answer, not merely listen."""
+"""One real question to each machine: does it answer, not merely listen. And whose answer that is."""
 
 import http.client
 import socket
@@ -6,6 +6,7 @@ import struct
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 
 PROBE_S = 2.0
 """Bound of one question."""
@@ -63,6 +64,16 @@ def http_ready(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether this process, or one that it started, listens on the TCP port."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return any(end.status == psutil.CONN_LISTEN and end.laddr.port == port for one in family for end in one.net_connections("tcp"))
+    except psutil.Error:
+        return False
 
 
 def _kafka_answers(host: str, port: int) -> bool:

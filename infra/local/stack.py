@@ -26,6 +26,7 @@ from infra.local.files import last_lines, locked, read_json, write_json
 from infra.local.home import MACHINES, PROCESSES, SPARES, Home, LocalError, kind_and_slot, log_file
 from infra.local.keeper import READY
 from infra.local.machines import Addresses, external, probe, settle_ports, through, together
+from infra.local.probes import listens
 from infra.local.supervision import MACHINE_STOP_S, STOP_MARGIN_S, ProcessState, Supervisor
 
 SUPERVISOR_READY_S = 30.0
@@ -45,9 +46,10 @@ DOWN_MARGIN_S = 10.0
 KILLED_S = 5.0
 
 STACK_VARIABLE = "CNOP_STACK"
+"""In the environment of every process of a stack: by it `down` finds what nobody keeps any more."""
+
 LOCAL_DEFAULTS = {"CNOP_ACCOUNT_PARTITIONS": "2"}
 """One machine settles faster in fewer and larger transactions; two partitions still show what several slots do."""
-"""In the environment of every process of a stack: by it `down` finds what nobody keeps any more."""
 
 LOCAL_CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "local",
@@ -186,19 +188,18 @@ class Stack:
 
     def await_ready(self, name: str) -> None:
         """Wait, within the bounds of a start, until it answers; raises LocalError with its last log lines where it does not."""
-        addresses = self.addresses
-        self._await(name, probe(name, addresses), MACHINE_READY_S if name in MACHINES else PROCESS_READY_S)
+        self._await(name, self._question(name, self.addresses), MACHINE_READY_S if name in MACHINES else PROCESS_READY_S)
 
     def is_ready(self, name: str) -> bool:
         """Whether it answers now."""
-        return probe(name, self.addresses)()
+        return self._question(name, self.addresses)()
 
     # Machines
 
     def _start_machines(self) -> Addresses:
         addresses = self.addresses if self.running() else self._launch()
         embedded = [name for name in MACHINES if not external(name, self._settings)]
-        together([lambda name=name: self._start(name, probe(name, addresses), MACHINE_READY_S) for name in embedded])  # type: ignore[misc]
+        together([lambda name=name: self._start(name, addresses, MACHINE_READY_S) for name in embedded])  # type: ignore[misc]
         return addresses
 
     def _launch(self) -> Addresses:
@@ -228,7 +229,7 @@ class Stack:
                 addresses = self._place(missing, addresses)
                 self._provision(addresses)
             try:
-                together([lambda name=name: self._start(name, probe(name, addresses), PROCESS_READY_S) for name in self._processes])  # type: ignore[misc]
+                together([lambda name=name: self._start(name, addresses, PROCESS_READY_S) for name in self._processes])  # type: ignore[misc]
             except BaseException:
                 for name in missing:
                     with contextlib.suppress(LocalError):
@@ -282,12 +283,19 @@ class Stack:
 
     # Starting and waiting
 
-    def _start(self, name: str, ready: Callable[[], bool], bound_s: float) -> None:
+    def _start(self, name: str, addresses: Addresses, bound_s: float) -> None:
         if not self.supervisor.state(name).running:
             self._say(name, "starting")
             self.supervisor.start(name)
-        self._await(name, ready, bound_s)
+        self._await(name, self._question(name, addresses), bound_s)
         self._say(name, "ready")
+
+    def _question(self, name: str, addresses: Addresses) -> Callable[[], bool]:
+        """Whether it answers, and is this stack's own: a port may be lost to another stack between its choice and the start, and then that one answers."""
+        answers = probe(name, addresses)
+        if name in MACHINES and external(name, self._settings):
+            return answers
+        return lambda: answers() and listens(self.pid(name), addresses.port(name))
 
     def _await(self, name: str, ready: Callable[[], bool], bound_s: float) -> None:
         deadline = time.monotonic() + bound_s

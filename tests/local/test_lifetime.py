@@ -174,6 +174,23 @@ def test_a_taken_port_is_named_with_its_variable(stack: Stack, external: dict[st
     assert stack.leftovers() == []
 
 
+@pytest.mark.parametrize(("name", "variable"), [("valkey", "CNOP_REDIS_PORT"), ("origin", "CNOP_PORT")])
+def test_a_port_that_is_lost_after_it_was_chosen_is_never_shared(
+    stack: Stack, external: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, variable: str
+) -> None:
+    other = Stack(stack.home.path.with_name("other"), ("origin",), external | {"STUB_MARK": os.devnull}, runner=RUNNER)
+    try:
+        taken = other.up().port(name)
+        monkeypatch.setattr("infra.local.ports.is_free", lambda _port: True)  # the other stack came up a moment later
+        late = Stack(stack.home.path, ("origin",), external | {"STUB_MARK": os.devnull, variable: str(taken)}, runner=RUNNER)
+        with pytest.raises(LocalError, match=rf"{name} ended 3 times.*(?s:.*)[Aa]ddress already in use"):
+            late.up()
+        assert other.is_ready(name)
+    finally:
+        other.down()
+    assert stack.leftovers() == []
+
+
 def test_an_external_service_that_is_away_is_named(tmp_path: Path, external: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.local.stack.MACHINE_READY_S", 0.2)
     stack = Stack(tmp_path / "home", ("origin",), external | {"CNOP_REDIS_URL": "redis://127.0.0.1:1"}, runner=RUNNER)
