@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.local.files import last_lines, locked
+from infra.local.files import locked
 from infra.local.home import LocalError
+from infra.local.logs import with_last_lines
 
 Say = Callable[[str, str], None]
 """Tells the user what is being done: (which part, what)."""
-
-ERROR_LINES = 15
-"""Last lines of a failed command's log that are shown."""
 
 GUARD = Path(__file__).with_name("guard.py")
 
@@ -66,7 +64,7 @@ def run_logged(argv: Sequence[str], log: Path, on_line: Callable[[str], None], f
             lines.append(line.rstrip("\n"))
             on_line(lines[-1])
     if process.returncode:
-        raise LocalError("\n".join([f"{failure} (exit status {process.returncode}; log: {log})", *(f"  {line}" for line in last_lines(log, ERROR_LINES))]))
+        raise LocalError(with_last_lines(f"{failure} (exit status {process.returncode}; log: {log})", log))
     return lines
 
 

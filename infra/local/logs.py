@@ -17,6 +17,9 @@ SCAN_LINES_MAX = 200_000
 
 FILTER_BYTES_MAX = 64 * 1024 * 1024
 
+ERROR_LINES = 15
+"""Last lines of a log that are shown with a failure."""
+
 READ_BYTES_MAX = 1024 * 1024
 """Taken from one file at one look."""
 
@@ -52,6 +55,22 @@ def follow(files: Callable[[], Sequence[Path]], request_id: str, go_on: Callable
             return
         if not lines:
             time.sleep(FOLLOW_POLL_S)
+
+
+def with_last_lines(failure: str, log: Path) -> str:
+    """The failure, and under it what the log says at its end."""
+    return "\n".join([failure, *(f"  {brief(line)}" for line in last_lines(log, ERROR_LINES))])
+
+
+def brief(line: str) -> str:
+    """A line of one of our own processes as its time, level, message and reason (or error), for a person who looks for what went wrong; any other as it is."""
+    try:
+        record = json.loads(line)
+        said = [record["timestamp"], record["level"], record["message"]]
+        why = record.get("reason") or "; ".join(f"{error['type']}: {error['text']}" for error in record.get("exception", ()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line
+    return " ".join(map(str, said)) + (f": {why}" if why else "")
 
 
 @dataclass

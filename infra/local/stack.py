@@ -22,9 +22,10 @@ import infra
 from infra.local import cache, keys, machines, ports, supervision
 from infra.local.cache import Say
 from infra.local.config import LocalSettings
-from infra.local.files import last_lines, locked, read_json, write_json
+from infra.local.files import locked, read_json, write_json
 from infra.local.home import MACHINES, PROCESSES, SPARES, Home, LocalError, kind_and_slot, log_file
 from infra.local.keeper import READY
+from infra.local.logs import with_last_lines
 from infra.local.machines import Addresses, external, probe, settle_ports, through, together
 from infra.local.probes import listens
 from infra.local.supervision import MACHINE_STOP_S, STOP_MARGIN_S, ProcessState, Supervisor
@@ -322,7 +323,7 @@ class Stack:
 
     def _failure(self, name: str, what: str) -> LocalError:
         log = log_file(self.home, name)
-        return LocalError("\n".join([f"{name} {what}. Last lines of {log}:", *(f"  {line}" for line in last_lines(log, cache.ERROR_LINES))]))
+        return LocalError(with_last_lines(f"{name} {what}. Last lines of {log}:", log))
 
     # The keeper
 

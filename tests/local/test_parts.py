@@ -174,6 +174,19 @@ def test_logs_are_merged_by_time(tmp_path: Path) -> None:
     assert logs.tail([one, two], 0) == []
 
 
+def test_what_went_wrong_is_told_without_frames() -> None:
+    head = {"timestamp": "2026-01-01T00:00:01Z", "level": "critical", "service_name": "cnop-origin", "message": "process failed"}
+    errors = [{"type": "PortTaken", "text": "port 1 is taken", "frames": ["a.py:1 f"]}, {"type": "OSError", "text": "in use", "frames": ["b.py:2 g"]}]
+    for line, told in (
+        ({**head, "reason": "port 1 is taken", "exception": errors}, "2026-01-01T00:00:01Z critical process failed: port 1 is taken"),
+        ({**head, "exception": errors}, "2026-01-01T00:00:01Z critical process failed: PortTaken: port 1 is taken; OSError: in use"),
+        (head, "2026-01-01T00:00:01Z critical process failed"),
+    ):
+        assert logs.brief(json.dumps(line)) == told
+    for foreign in ("12:M 01 Jan 2026 * Ready", "[1]", "7", '{"message":"x"}', '{"timestamp":1,"level":2,"message":3,"exception":5}', ""):
+        assert logs.brief(foreign) == foreign
+
+
 def test_one_request_is_found_also_in_batches_and_rotated_logs(tmp_path: Path) -> None:
     old = {"timestamp": "2026-01-01T00:00:01Z", "request_id": "r1", "message": "old"}
     batch = {"timestamp": "2026-01-01T00:00:02Z", "request_ids": ["r0", "r1"], "message": "batch"}
