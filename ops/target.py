@@ -1,6 +1,5 @@
 """Which system a command drives: the one that runs here, or the one that the options name."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from infra.local.files import read_json
 from infra.local.home import Home
 
 Url = Annotated[str, typer.Option("--url", metavar="URL", help="Origin of the API. Default: the system that `cnop up` started.")]
@@ -34,7 +34,7 @@ def find(url: str, home: Path | None) -> Target:
     from infra.local.config import LocalSettings  # noqa: PLC0415 - an operator's tool against a remote system needs no local services
     from infra.settings import Settings  # noqa: PLC0415
 
-    state = _state(Home((home or LocalSettings().home).absolute()).state_file)
+    state = _state(Home.at(home or LocalSettings().home))
     origin_url = url or state.get("origin_url", "")
     if not origin_url:
         raise NoTarget("Nothing runs here: start it with `cnop up`, or name a running system with --url.")
@@ -52,9 +52,11 @@ def use_embedded_credentials() -> None:
     os.environ.update(LOCAL_CREDENTIALS)
 
 
-def _state(file: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _state(home: Home) -> dict[str, Any]:
+    """Empty where nothing runs there: the state of a system that a crash or a reboot ended may name addresses that are another system's by now."""
+    state = read_json(home.state_file)
+    if not state:
         return {}
-    return state
+    from infra.local.census import keeper  # noqa: PLC0415 - needs the `local` extra, as the system that wrote the state did
+
+    return state if keeper(home) else {}

@@ -14,10 +14,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from infra.dynamo import provision as provision_tables
+from infra.local import ports
 from infra.local.config import LocalSettings
 from infra.local.machines import fetch
 from infra.local.stack import Addresses, Stack
-from tests.valkey import free_port
 
 PARTITIONS = 4
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     """Kafka, DynamoDB and Valkey of this session, on free ports; the environment has credentials that the local engine takes."""
-    stack = Stack(tmp_path_factory.mktemp("machines"), processes=(), env={name: str(free_port()) for name in FREE})
+    stack = Stack(tmp_path_factory.mktemp("machines"), processes=(), env={name: str(ports.free()) for name in FREE})
     with pytest.MonkeyPatch.context() as environment:
         addresses = stack.up(hold=True)
         for name, value in stack.environment().items():

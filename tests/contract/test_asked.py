@@ -10,7 +10,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infra import cache_client
 from infra.cache_client import ANSWER_S, PIPELINE_MAX, Cache, CacheUnavailable, Call, Script
-from tests.valkey import Valkey, free_port
+from infra.local import ports
+from tests.valkey import Valkey
 from tests.waiting import eventually
 
 READERS = 3 * PIPELINE_MAX
@@ -75,7 +76,7 @@ async def test_a_slow_server_is_not_one_that_is_away(server: Valkey, monkeypatch
 async def test_a_server_without_its_primary_is_away(cache: Cache, server: Valkey) -> None:
     """It answers that it has nothing to say, to each command by itself: whoever asked turns to the ledger, as where nobody answers."""
     await cache.client.config_set("replica-serve-stale-data", "no")
-    await cache.client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+    await cache.client.execute_command("REPLICAOF", "127.0.0.1", ports.free())
     told = await asyncio.gather(*(cache.ask("GET", "x") for _ in range(3)), return_exceptions=True)
     assert {type(one) for one in told} == {CacheUnavailable}
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from infra.cache import Arrived, Cache, CacheUnavailable, Snapshot, Views
 from infra.cache_guard import ORDERS_HELD_MAX, ROWS_HELD_MAX, Layout
 from infra.generations import Generations, Live
+from infra.local import ports
 from schemas.ledger import Account, Entry, Order
 from schemas.results import encode_result
 from tests.fakes.cache import CountingCache, answers
 from tests.fakes.histories import STEPS, History, HistoryReads
-from tests.valkey import free_port, valkey
+from tests.valkey import valkey
 from tests.waiting import eventually
 
 PROCESSES = 3
@@ -248,7 +249,7 @@ async def test_a_load_that_was_overtaken_does_not_show_the_older_account(caches:
 async def test_a_load_that_has_just_ended_is_not_joined() -> None:
     """Who asks for a version at the very moment when an older load ends gets one that was read after the question, at whichever step of the loop he asks."""
     history = History(f"user_{next(USERS):06d}").grow(STEPS)
-    cache = Cache(f"redis://127.0.0.1:{free_port()}/0", client_name="nowhere")
+    cache = Cache(f"redis://127.0.0.1:{ports.free()}/0", client_name="nowhere")
     for step in range(40):
         reads = HistoryReads({history.username: history}, visible={history.username: 1})
         views = Views(cache, reads, Generations(cache), ttl_s=1_000)

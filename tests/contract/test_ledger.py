@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from infra.dynamo import Dynamo, DynamoUnavailable, from_attribute, provision, to_attribute
 from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Ledger, Refused, Stored, Unknown, Write
+from infra.local import ports
 from infra.local.stack import Stack
 from infra.parked import ParkingLedger, ParkingStore
 from processors.domain.decide import decide_all
@@ -24,7 +25,6 @@ from schemas.requests import LoggedRequest, request_id
 from schemas.results import encode_result, result_of
 from tests.domain.given import buy, deposit, fence, sell, withdrawal
 from tests.fakes.ledger import FaultyDynamo, MemoryLedger
-from tests.valkey import free_port
 
 REGION = "us-east-1"
 AT = datetime(2026, 11, 25, 8, 21, 42, 123_000, tzinfo=UTC)
@@ -37,7 +37,7 @@ ENGINES = ["dynamodb", *(["ministack"] if os.environ.get("CNOP_TEST_MINISTACK") 
 def ministack_url(machines: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A second engine; broker and cache are the session's."""
     others = {"CNOP_KAFKA": machines.kafka, "CNOP_REDIS_URL": machines.redis_url}  # type: ignore[attr-defined]
-    env = {**others, "CNOP_DYNAMODB": "ministack", "CNOP_DYNAMODB_PORT": str(free_port())}
+    env = {**others, "CNOP_DYNAMODB": "ministack", "CNOP_DYNAMODB_PORT": str(ports.free())}
     stack = Stack(tmp_path_factory.mktemp("ministack"), processes=(), env=env)
     try:
         yield stack.up(hold=True).dynamodb_url

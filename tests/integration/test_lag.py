@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from events.lag import UNMEASURED, Lag
+from infra.local import ports
 from infra.local.stack import Addresses
-from tests.valkey import free_port
 from tests.waiting import eventually
 
 WITHIN_S = 15.0
@@ -98,7 +98,7 @@ async def test_a_group_that_never_was(case: Case) -> None:
 async def test_no_broker_no_refusal(case: Case) -> None:
     """Where the lag cannot be measured nobody is refused by it; it is counted, and tried for ever."""
     before = UNMEASURED._value.get()
-    async with watched(case.lag(f"127.0.0.1:{free_port()}")) as lag:
+    async with watched(case.lag(f"127.0.0.1:{ports.free()}")) as lag:
         await eventually(lambda: UNMEASURED._value.get() >= before + 2, WITHIN_S)
         assert lag.retry_after_s(case.keys[0]) is None
 

@@ -16,9 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.local.files import locked
 from infra.local.home import LocalError
 from infra.local.stack import Stack
 from infra.local.supervision import LOG_BYTES_MAX
+from ops.target import NoTarget, Target, find
 
 HERE = Path(__file__).parent
 RUNNER = sys.executable, str(HERE / "stub.py")
@@ -132,6 +134,40 @@ def test_two_stacks_live_side_by_side(stack: Stack, tmp_path: Path, external: di
         assert other.is_ready("valkey")
     finally:
         other.down()
+
+
+def test_a_home_is_one_home_however_it_is_spelled(stack: Stack, tmp_path: Path) -> None:
+    stack.home.make()
+    (tmp_path / "link").symlink_to(stack.home.path)
+    linked = Stack(tmp_path / "link", stack._processes, stack._env, runner=RUNNER)
+    assert linked.up() == stack.up()
+    Stack(stack.home.path / ".." / "home", (), stack._env).down()
+    assert not linked.running()
+
+
+def test_commands_go_to_what_runs_and_never_where_something_ran_once(stack: Stack) -> None:
+    addresses = stack.up()
+    here = addresses.origin_url, addresses.dynamodb_url
+    assert find("", stack.home.path) == Target(*here, is_embedded=False, kafka=addresses.kafka, redis_url=addresses.redis_url)
+    keeper = stack.keeper()
+    assert keeper
+    keeper.kill()
+    wait_for(lambda: not stack.leftovers(), "nothing is left")
+    assert stack.home.state_file.exists()
+    with pytest.raises(NoTarget):
+        find("", stack.home.path)
+    assert find("http://elsewhere", stack.home.path).origin_url == "http://elsewhere"
+
+
+def test_down_leaves_alone_what_is_being_started(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(stack.home.up_lock, wait=False), pytest.raises(LocalError, match="`cnop up` is at work"):
+        stack.down()
+    first = stack.up()
+    monkeypatch.setattr(stack, "_stop_kept_by", lambda _keeper: ["valkey"])  # the keeper ended, and another `up` was quicker than the rest of `down`
+    assert stack.down() == ["valkey"]
+    monkeypatch.undo()
+    assert stack.is_ready("origin")
+    assert stack.up() == first
 
 
 def test_processes_can_be_added_to_running_machines(stack: Stack, external: dict[str, str]) -> None:

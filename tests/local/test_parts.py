@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -51,11 +52,31 @@ def test_a_foreign_key_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_remembered_port_is_used_while_it_is_free() -> None:
-    port = ports.free(())
+    port = ports.free()
     assert ports.choose(0, "X", port, ()) == port
     with socket.create_server((ports.HOST, port)):
         assert ports.choose(0, "X", port, ()) != port
     assert ports.choose(0, "X", port, {port}) != port
+
+
+def test_a_port_that_another_process_has_chosen_is_not_chosen_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; from infra.local import ports; print(ports.free(), flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:  # noqa: S603 - our own
+        assert other.stdout
+        port = int(other.stdout.readline())
+        assert ports.is_free(port)
+        assert ports.choose(0, "X", port, ()) != port
+        with pytest.raises(LocalError, match=rf"Port {port} of .* is taken .*X="):
+            ports.choose(port, "X", None, ())
+        monkeypatch.setattr(ports, "FREE_FIRST", port)
+        monkeypatch.setattr(ports, "FREE_LAST", port + 1)
+        with pytest.raises(LocalError, match="No free port"):
+            ports.free()
+        other.communicate("")
+    assert ports.free() == port
+    assert ports.choose(0, "X", port, ()) == ports.choose(port, "X", None, ()) == port
+    with pytest.raises(LocalError, match="No free port"):
+        ports.free()
 
 
 def test_a_long_home_gets_a_short_socket(tmp_path: Path) -> None:

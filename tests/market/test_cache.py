@@ -9,11 +9,11 @@ from decimal import Decimal
 import pytest
 
 from infra.cache_client import Cache
+from infra.local import ports
 from infra.market import ASSETS_KEY, PRICES_KEY, READS, MarketCache
 from schemas.candles import begun
 from schemas.market import PriceChanged
 from tests.fakes.clock import START
-from tests.valkey import free_port
 
 
 def _price(asset_id: str, sequence: int, price: str = "1.50") -> PriceChanged:
@@ -125,7 +125,7 @@ async def test_nothing_listed_is_not_remembered_as_everything(market, store, ass
 
 async def test_without_redis_the_table_answers(store, listed):
     """Redis away costs a detour, not the answer, and is not asked again for every question."""
-    away = Cache(f"redis://127.0.0.1:{free_port()}/0", client_name="test")
+    away = Cache(f"redis://127.0.0.1:{ports.free()}/0", client_name="test")
     market = MarketCache(away, store, memory_s=0)
     with _reads(table=2, redis=0):
         assert await market.assets() == listed

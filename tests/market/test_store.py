@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.local import ports
 from infra.market import ACTIONS_MAX, MarketStore
 from processors.market import list_assets
 from schemas.candles import Priced, begun, followed
@@ -15,7 +16,6 @@ from schemas.market import VOLATILITY, Asset, PriceChanged, asset_adapter, decod
 from schemas.tables import ASSETS_PK, MARKET
 from tests.fakes.bus import FakeBus
 from tests.fakes.clock import START, FakeClock, FakeIds
-from tests.valkey import free_port
 
 COLOUR = {"ExpressionAttributeValues": {":c": {"S": "red"}}}
 """A field of a later release, which this one passes over."""
@@ -119,6 +119,6 @@ async def test_an_asset_of_an_earlier_release_is_read_and_brought_up_to_date(sto
 
 async def test_a_store_that_is_away_is_told_as_such():
     """Not an answer, and not an error of the caller's."""
-    async with Dynamo(f"http://127.0.0.1:{free_port()}", "us-east-1") as away:
+    async with Dynamo(f"http://127.0.0.1:{ports.free()}", "us-east-1") as away:
         with pytest.raises(DynamoUnavailable):
             await MarketStore(away).assets()

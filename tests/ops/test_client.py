@@ -3,9 +3,9 @@
 import pytest
 from litestar import Response
 
+from infra.local import ports
 from ops.client import Client, LoginRefused, NewUser, Session
 from tests.ops.stand_in import problem
-from tests.valkey import free_port
 
 USER = NewUser("trader_1", "Passw0rd!Passw0rd!", "t@example.com", "T", "R")
 
@@ -79,7 +79,7 @@ async def test_a_refusal_by_settlement_is_final_after_an_unknown_try(api, client
 
 async def test_no_connection_is_a_failure():
     """Nothing listens: nothing was taken."""
-    async with Client(f"http://127.0.0.1:{free_port()}", connections_max=1, retry_s=0.3) as client:
+    async with Client(f"http://127.0.0.1:{ports.free()}", connections_max=1, retry_s=0.3) as client:
         outcome = await _write(client, Session("trader_1", "x", token="t"))
     assert (outcome.state, outcome.code) == ("failed", "no-answer")
 

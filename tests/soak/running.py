@@ -121,8 +121,7 @@ class System:
 @asynccontextmanager
 async def running(home: Path, chance: Random, *, callers: int, pause_s: float, say: Say = lambda _part, _text: None) -> AsyncIterator[System]:
     """Start everything; it ends with the block, or with this process."""
-    proxy_ports = _free(len(MACHINES))
-    at = dict(zip(MACHINES, proxy_ports, strict=True))
+    at = {name: ports.free() for name in MACHINES}
     machines = Stack(home, (), CHOSEN, proxies=at, say=say)
     addresses = await asyncio.to_thread(lambda: machines.up(hold=True))
     try:
@@ -147,11 +146,3 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float
         await eventually(condition, within_s, otherwise)
     except AssertionError as late:
         raise NotBack(str(late)) from None
-
-
-def _free(count: int) -> list[int]:
-    """Ports nobody has now."""
-    found: list[int] = []
-    for _ in range(count):
-        found.append(ports.free(found))
-    return found

@@ -16,7 +16,7 @@ import events.connections  # noqa: F401 - see there
 from infra.cache_client import Cache
 from infra.local import ports
 from tests.soak.proxy import Proxy, kafka_requests, requests_with
-from tests.valkey import Valkey, free_port, valkey
+from tests.valkey import Valkey, valkey
 
 ANSWER_S = 5.0
 
@@ -47,7 +47,7 @@ async def echo() -> AsyncIterator[Echo]:
 
 @pytest.fixture
 async def proxy(echo: Echo) -> AsyncIterator[Proxy]:
-    async with Proxy("echo", free_port(), lambda: echo.port) as started:
+    async with Proxy("echo", ports.free(), lambda: echo.port) as started:
         yield started
 
 
@@ -129,7 +129,7 @@ async def test_an_answer_is_lost(proxy: Proxy, echo: Echo) -> None:
 
 async def test_nobody_behind_it(proxy: Proxy, echo: Echo) -> None:
     """Where the machine is away a connection is reset."""
-    echo.port = free_port()
+    echo.port = ports.free()
     client = await connected(proxy)
     with pytest.raises(ConnectionResetError):
         await client.say(b"one\n")
@@ -152,7 +152,7 @@ async def test_a_subscription_that_was_cut_is_told_as_one(server: Valkey) -> Non
     """Under uvloop, which raises RuntimeError where one writes to a connection that is gone: no process may end of it."""
 
     async def subscribe_and_be_cut() -> type[BaseException] | None:
-        async with Proxy("valkey", free_port(), lambda: server.port) as proxy:
+        async with Proxy("valkey", ports.free(), lambda: server.port) as proxy:
             cache = Cache(f"redis://{ports.HOST}:{proxy.port}/0", client_name="cut")
             pubsub = cache.client.pubsub()
             await pubsub.subscribe("anything")

@@ -13,9 +13,10 @@ from litestar import get, post
 
 from infra.http import PUBLIC, Background, BackgroundFailed, Health, PortTaken, build_app, serve
 from infra.http_serve import UNREAD_S, listen
+from infra.local import ports
 from tests.fakes.clock import FakeIds
 from tests.waiting import eventually
-from tests.web.toy import DEADLINE_S, free_port, until_answering
+from tests.web.toy import DEADLINE_S, until_answering
 
 
 async def test_port_taken() -> None:
@@ -48,7 +49,7 @@ async def test_start_fails() -> None:
         async def __aexit__(self, *_: object) -> None:
             """Never entered."""
 
-    port = free_port()
+    port = ports.free()
     with pytest.raises(ConnectionError, match="no broker"):
         await serve(build_app("toy", [], ids=FakeIds(), health=Health(), lifespan=[lambda _: Broker()]), "127.0.0.1", port, asyncio.Event(), 1)
     listen("127.0.0.1", port).close()
@@ -103,7 +104,7 @@ async def test_whoever_says_no_more_is_answered() -> None:
     async def now() -> str:
         return "at once"
 
-    port, stop = free_port(), asyncio.Event()
+    port, stop = ports.free(), asyncio.Event()
     serving = asyncio.create_task(serve(build_app("toy", [now], ids=FakeIds(), health=Health()), "127.0.0.1", port, stop, DEADLINE_S))
     async with asyncio.timeout(DEADLINE_S):
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
@@ -165,7 +166,7 @@ async def test_graceful() -> None:
         return not (await health.ready()).ok
 
     app = build_app("toy", [slow], ids=FakeIds(), health=health, background=background, lifespan=[lifespan])
-    port = free_port()
+    port = ports.free()
     serving = asyncio.create_task(serve(app, "127.0.0.1", port, stop, DEADLINE_S))
     async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         await until_answering(client, serving)
@@ -190,7 +191,7 @@ async def test_bounded() -> None:
         await asyncio.Event().wait()
         return ""
 
-    port = free_port()
+    port = ports.free()
     serving = asyncio.create_task(serve(build_app("toy", [endless], ids=FakeIds(), health=Health()), "127.0.0.1", port, stop, 0.5))
     async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         await until_answering(client, serving)
@@ -216,7 +217,7 @@ async def test_background_failure_stops_serving() -> None:
         yield
 
     app = build_app("toy", [], ids=FakeIds(), health=Health(), background=background, lifespan=[lifespan])
-    port = free_port()
+    port = ports.free()
     serving = asyncio.create_task(serve(app, "127.0.0.1", port, asyncio.Event(), 1))
     async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         await until_answering(client, serving)

@@ -1,7 +1,6 @@
 """A door with one route for each thing that doors have in common, and what stands around it."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from events import tracing
 from infra.clock import SystemClock, SystemIds
 from infra.http import PUBLIC, REFUSES, Auth, DoorApp, Health, JsonRequest, ProblemError, build_app
 from infra.http_serve import App, serve
+from infra.local import ports
 from infra.tokens import TokenSigner, TokenVerifier
 from schemas.identity import Body, Logout
 from schemas.instants import Instant
@@ -158,16 +158,10 @@ class Door:
         return {"Authorization": f"Bearer {self.signer.sign(username, family).text}"}
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def served(app: App, *, shutdown_s: float = 2.0) -> AsyncIterator[httpx.AsyncClient]:
     """The app behind a real HTTP server; a client of it."""
-    port, stop = free_port(), asyncio.Event()
+    port, stop = ports.free(), asyncio.Event()
     serving = asyncio.create_task(serve(app, "127.0.0.1", port, stop, shutdown_s))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client:
         await until_answering(client, serving)
