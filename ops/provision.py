@@ -5,7 +5,8 @@ import asyncio
 from rich.console import Console
 
 from events import topics
-from infra import dynamo
+from infra import tables
+from infra.dynamo import DynamoUnavailable
 from infra.settings import Settings
 
 
@@ -16,14 +17,14 @@ def provision(settings: Settings) -> None:
     """
     try:
         asyncio.run(_provision(settings))
-    except (topics.TopicMismatch, dynamo.TableMismatch, dynamo.DynamoUnavailable, topics.BrokerError) as error:
+    except (topics.TopicMismatch, tables.TableMismatch, DynamoUnavailable, topics.BrokerError) as error:
         raise SystemExit(f"cnop provision: {error}") from None
 
 
 async def _provision(settings: Settings) -> None:
     console = Console()
     made_topics, made_tables = await asyncio.gather(
-        topics.provision(settings.kafka, settings.account_partitions, settings.topic_replication), dynamo.provision(settings.dynamodb_url, settings.aws_region)
+        topics.provision(settings.kafka, settings.account_partitions, settings.topic_replication), tables.provision(settings.dynamodb_url, settings.aws_region)
     )
     for name in (*made_topics, *made_tables):
         console.print(f"created {name}")

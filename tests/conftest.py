@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from infra.dynamo import provision as provision_tables
 from infra.local import ports
 from infra.local.config import LocalSettings
 from infra.local.machines import fetch
 from infra.local.stack import Addresses, Stack
+from infra.tables import provision as provision_tables
 
 PARTITIONS = 4
 HERE = Path(__file__).parent

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.dynamo import Dynamo, provision
+from infra.dynamo import Dynamo
 from infra.local import dynamodb, ports
+from infra.tables import provision
 
 STOP_S = 5.0
 REGION = "us-east-1"

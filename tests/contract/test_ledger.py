@@ -13,11 +13,12 @@ from decimal import Decimal
 import pytest
 from botocore.exceptions import ClientError
 
-from infra.dynamo import Dynamo, DynamoUnavailable, from_attribute, provision, to_attribute
+from infra.dynamo import Dynamo, DynamoUnavailable, from_attribute, to_attribute
 from infra.ledger import ACTIONS_MAX, NEIGHBOUR, Ledger, Refused, Stored, Unknown, Write
 from infra.local import ports
 from infra.local.stack import Stack
 from infra.parked import ParkingLedger, ParkingStore
+from infra.tables import provision
 from processors.domain.decide import decide_all
 from processors.settlement import Read, Settlement
 from schemas.ledger import Account, CashLine, Counters, Entry, Lines, Order, Position, Posting, Refusal

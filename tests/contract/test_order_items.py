@@ -1,5 +1,6 @@
 """What every ledger must do with orders that change: conditions, reads by id, and the indexes that find open ones."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -8,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from infra.dynamo import Dynamo, TableMismatch, provision
+from infra.dynamo import Dynamo
 from infra.ledger import Failed, Refused, Stored, Write
 from infra.parked import ParkingLedger, ParkingStore
+from infra.tables import TableMismatch, provision
 from schemas import tables
 from schemas.ledger import Order
 from schemas.tables import DUE_ORDERS, EXPIRING_ORDERS, LEDGER, GlobalIndex, Table, due_side, entry_sk, expiry_shard, order_shard, order_sk
@@ -124,6 +126,15 @@ async def test_a_table_of_an_earlier_release_gets_the_indexes(dynamo: Dynamo, ma
     assert (await dynamo.call("query", TableName=early.name, **query))["Count"] == 1
     with pytest.raises(TableMismatch, match="global indexes"):
         await provision(machines.dynamodb_url, REGION, tables=(early,))
+
+
+async def test_several_may_provision_at_once(dynamo: Dynamo, machines: Any) -> None:
+    """The table, then an index that it lacks: each is made once, and everybody finds it made."""
+    early = Table("cnop-together", "pk", "sk", LEDGER.indexes, expires_by="expires_at")
+    later = replace(early, global_indexes=LEDGER.global_indexes)
+    made = await asyncio.gather(*(provision(machines.dynamodb_url, REGION, tables=(early,)) for _ in range(4)))
+    assert sorted(made) == [[], [], [], [early.name]]
+    assert await asyncio.gather(*(provision(machines.dynamodb_url, REGION, tables=(later,)) for _ in range(4))) == [[]] * 4
 
 
 async def _found(dynamo: Dynamo, index: GlobalIndex, partition: str, username: str) -> list[str]:
