@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from infra.local import ports
@@ -18,6 +19,10 @@ from infra.local.config import LocalSettings
 from infra.local.machines import fetch
 from infra.local.stack import Addresses, Stack
 from infra.tables import provision as provision_tables
+
+# A machine that stands still for a moment is no failure.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 PARTITIONS = 4
 HERE = Path(__file__).parent

@@ -34,6 +34,8 @@ from tests.fakes.bus import FakeBus
 REGION = "us-east-1"
 PASSWORD = "Correct-Horse-9"
 PRICE = Decimal("50000.00")
+PRICE_AGE_MAX_S = 86_400
+"""The prices here are published once: more than a whole run takes."""
 
 
 class System:
@@ -106,14 +108,15 @@ def settings_of(addresses: Addresses, folder: Path, **changes: Any) -> Settings:
     files = {"jwt_private_key_file": folder / "private.pem", "jwt_public_key_file": folder / "public.pem", "secret_file": folder / "secret"}
     keys.ensure(files["jwt_private_key_file"], files["jwt_public_key_file"], files["secret_file"])
     machines = {"kafka": addresses.kafka, "dynamodb_url": addresses.dynamodb_url, "redis_url": addresses.redis_url, "aws_region": REGION}
-    return Settings(**{**machines, **files, "login_attempts_per_minute": 1000, "auth_requests_per_minute": 10_000, **changes})
+    limits = {"price_age_max_s": PRICE_AGE_MAX_S, "login_attempts_per_minute": 1000, "auth_requests_per_minute": 10_000}
+    return Settings(**{**machines, **files, **limits, **changes})
 
 
 async def _list_assets(store: MarketStore) -> None:
     for asset_id, is_active in (("BTC", True), ("OFF", False), ("NEW", True), ("OLD", True)):
         await store.list_asset(_asset(asset_id, is_active=is_active))
     now = SystemClock().now()
-    prices = (PriceChanged("BTC", PRICE, 1, now - timedelta(seconds=1)), PriceChanged("OLD", PRICE, 1, now - timedelta(minutes=10)))
+    prices = (PriceChanged("BTC", PRICE, 1, now - timedelta(seconds=1)), PriceChanged("OLD", PRICE, 1, now - 2 * timedelta(seconds=PRICE_AGE_MAX_S)))
     await store.put_prices([begun(price) for price in prices])
 
 

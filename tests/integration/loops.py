@@ -25,7 +25,7 @@ from events.envelope import Envelope, Inbound, Unreadable
 from schemas.instants import EPOCH
 from tests.waiting import eventually
 
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 PARTITIONS = 2
 QUICK = Bounds(session_ms=6_000, transaction_ms=6_000, revoke_s=3.0)
 """As short as a broker lets a session be."""
@@ -85,6 +85,22 @@ class Log:
         """The requests that have been answered, in the order of the answers."""
         found = await everything(self.kafka, self.results)
         return [dict(record.headers)["ce_causationid"].decode() for record in found if partition in (None, record.partition)]
+
+    async def tells(self, names: Sequence[str]) -> None:
+        """These have been answered, each once and in this order. The broker answers a commit before the markers of its transaction can be read."""
+        await eventually(lambda: self.has_told(len(names)), WITHIN_S, f"{len(names)} results")
+        assert await self.read_results() == list(names)
+
+    async def commits(self, offset: int) -> None:
+        """That is the committed offset of the first partition, once the markers of its transaction can be read."""
+        await eventually(lambda: self._has_committed(offset), WITHIN_S, f"offset {offset} is committed")
+
+    async def has_told(self, count: int) -> bool:
+        """Whether so many results can be read."""
+        return len(await self.read_results()) >= count
+
+    async def _has_committed(self, offset: int) -> bool:
+        return await self.committed() == offset
 
     async def letters(self) -> list[ConsumerRecord]:
         return [letter for letter in await everything(self.kafka, topics.DEAD_LETTERS) if dict(letter.headers)["dlq_topic"] == self.requests.encode()]

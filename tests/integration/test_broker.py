@@ -15,7 +15,7 @@ from events.consumer import Handled
 from events.envelope import Inbound
 from events.transaction import TransactionFailed
 from infra.local.stack import Addresses
-from tests.integration.loops import QUICK, WITHIN_S, Log, everything, running
+from tests.integration.loops import QUICK, WITHIN_S, Log, running
 from tests.waiting import eventually
 
 SILENT_S = 3.0
@@ -61,15 +61,15 @@ async def test_silent_for_a_while(provisioned: Addresses, log: Log, busy: bool) 
     async with running(log.loop(wait)) as (_, task):
         await asyncio.wait_for(entered.wait(), WITHIN_S)
         if not busy:
-            await eventually(lambda: _told(log, 1), WITHIN_S)
+            await eventually(lambda: log.has_told(1), WITHIN_S)
         with silent(provisioned):
             go_on.set()
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(task), SILENT_S)
         await log.publish("r1")
-        await eventually(lambda: _told(log, 2), WITHIN_S)
+        await eventually(lambda: log.has_told(2), WITHIN_S)
         assert not task.done()
-    assert await log.read_results() == ["r0", "r1"]
+    await log.tells(["r0", "r1"])
 
 
 async def test_silent_for_too_long(provisioned: Addresses, log: Log) -> None:
@@ -92,8 +92,8 @@ async def test_silent_for_too_long(provisioned: Addresses, log: Log) -> None:
     assert await log.read_results() in ([], ["r0"])
     assert await log.committed() in (None, 1)
     async with running(log.loop()):
-        await eventually(lambda: _told(log, 2), WITHIN_S)
-    assert await log.read_results() == ["r0", "r1"]
+        await eventually(lambda: log.has_told(2), WITHIN_S)
+    await log.tells(["r0", "r1"])
 
 
 async def test_killed(provisioned: Addresses, log: Log) -> None:
@@ -110,17 +110,13 @@ async def test_killed(provisioned: Addresses, log: Log) -> None:
         ended.append(task.done())
     if ended[0]:
         async with running(log.loop()):
-            await eventually(lambda: _told(log, 200), WITHIN_S)
-    assert await log.read_results() == names
-    assert await log.committed() == 200
-
-
-async def _told(log: Log, count: int) -> bool:
-    return len(await everything(log.kafka, log.results)) >= count
+            await eventually(lambda: log.has_told(200), WITHIN_S)
+    await log.tells(names)
+    await log.commits(200)
 
 
 async def _told_or_ended(log: Log, count: int, task: "asyncio.Task[None]") -> bool:
-    return task.done() or await _told(log, count)
+    return task.done() or await log.has_told(count)
 
 
 async def _answers(log: Log) -> bool:

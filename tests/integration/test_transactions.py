@@ -17,7 +17,7 @@ from events.consumer import Consumer, Fenced, Handled
 from events.envelope import Inbound
 from events.transaction import TooLargeToPublish, TransactionFailed
 from infra.local.stack import Addresses
-from tests.integration.loops import QUICK, WITHIN_S, Log, everything, request, result, running
+from tests.integration.loops import QUICK, WITHIN_S, Log, request, result, running
 from tests.waiting import eventually
 
 
@@ -50,13 +50,13 @@ async def test_a_commit_without_an_answer(log: Log, monkeypatch: pytest.MonkeyPa
     fault = Fault(monkeypatch, AIOKafkaProducer, "commit_transaction", KafkaConnectionError("answer lost"), real=real)
     await log.publish("r0", "r1", "r2")
     async with running(log.loop()) as (_, task):
-        await eventually(lambda: _told(log, 3), WITHIN_S)
+        await eventually(lambda: log.has_told(3), WITHIN_S)
         await log.publish("r3")
-        await eventually(lambda: _told(log, 4), WITHIN_S)
+        await eventually(lambda: log.has_told(4), WITHIN_S)
         assert not task.done()
     assert fault.calls > 1
-    assert await log.read_results() == ["r0", "r1", "r2", "r3"]
-    assert await log.committed() == 4
+    await log.tells(["r0", "r1", "r2", "r3"])
+    await log.commits(4)
 
 
 @pytest.mark.parametrize("name", ["begin_transaction", "send_batch", "send_offsets_to_transaction"])
@@ -65,9 +65,9 @@ async def test_a_failure_inside_of_a_transaction(log: Log, monkeypatch: pytest.M
     Fault(monkeypatch, AIOKafkaProducer, name, KafkaTimeoutError("no answer"), real=name == "send_batch")
     await log.publish("r0", "r1")
     async with running(log.loop()):
-        await eventually(lambda: _told(log, 2), WITHIN_S)
-    assert await log.read_results() == ["r0", "r1"]
-    assert await log.committed() == 2
+        await eventually(lambda: log.has_told(2), WITHIN_S)
+    await log.tells(["r0", "r1"])
+    await log.commits(2)
 
 
 async def test_a_transaction_that_never_succeeds(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ async def test_follow_up_requests(log: Log) -> None:
 
     await log.publish("r0", partition=1)
     async with running(log.loop(settle)) as (consumer, _):
-        await eventually(lambda: _told(log, 3), WITHIN_S)
+        await eventually(lambda: log.has_told(3), WITHIN_S)
         await eventually(lambda: consumer.lag() == {0: 0, 1: 0}, WITHIN_S, "marks of transactions are no lag")
     assert await log.read_results(1) == ["r0", "r0+", "r0++"]
     assert len(done) == 3, "`after` ran before its transaction was committed"
@@ -143,9 +143,9 @@ async def test_a_failing_afterthought(log: Log) -> None:
 
     await log.publish("r0")
     async with running(log.loop(settle)) as (_, task):
-        await eventually(lambda: _told(log, 1), WITHIN_S)
+        await eventually(lambda: log.has_told(1), WITHIN_S)
         await log.publish("r1")
-        await eventually(lambda: _told(log, 2), WITHIN_S)
+        await eventually(lambda: log.has_told(2), WITHIN_S)
         assert not task.done()
 
 
@@ -174,7 +174,7 @@ async def test_a_large_batch(log: Log) -> None:
 
     async with running(log.loop(settle, batch_records_max=4_000)):
         await eventually(lambda: len(log.stored) == len(names), WITHIN_S)
-    assert await log.read_results() == names
+    await log.tells(names)
     assert max(sizes) > 1_000
 
 
@@ -182,7 +182,7 @@ async def test_a_partition_that_comes_back_to_the_same_process(log: Log) -> None
     """▲ A rebalance that leaves it where it was opens it anew, from the committed offset; the handler is told to forget what it knew."""
     await log.publish("r0", "r1")
     async with running(log.loop()) as (first, task):
-        await eventually(lambda: _told(log, 2), WITHIN_S)
+        await eventually(lambda: log.has_told(2), WITHIN_S)
         second = Consumer(log.loop(slot="1"))
         await second.start()
         joined = asyncio.create_task(second.run())
@@ -190,12 +190,12 @@ async def test_a_partition_that_comes_back_to_the_same_process(log: Log) -> None
         assert len(first.assigned) == 1
         assert sorted(log.closed) == [0, 1]
         await log.publish("r2", "r3")
-        await eventually(lambda: _told(log, 4), WITHIN_S)
+        await eventually(lambda: log.has_told(4), WITHIN_S)
         assert not task.done()
         assert not joined.done()
         await second.stop(1.0)
         joined.cancel()
-    assert await log.read_results() == ["r0", "r1", "r2", "r3"]
+    await log.tells(["r0", "r1", "r2", "r3"])
 
 
 async def test_a_partition_that_is_taken_away_in_the_middle_of_a_batch(log: Log) -> None:
@@ -215,16 +215,12 @@ async def test_a_partition_that_is_taken_away_in_the_middle_of_a_batch(log: Log)
         await asyncio.wait_for(entered.wait(), WITHIN_S)
         # As if its slot were given to another machine: the hanging process loses everything.
         async with running(log.loop()):
-            await eventually(lambda: _told(log, 2), WITHIN_S)
+            await eventually(lambda: log.has_told(2), WITHIN_S)
     assert sorted(await log.read_results()) == ["r0", "s0"]
 
 
 async def _stands(log: Log, offset: int) -> bool:
     return await log.committed(1) == offset
-
-
-async def _told(log: Log, count: int) -> bool:
-    return len(await everything(log.kafka, log.results)) >= count
 
 
 async def test_the_order_of_an_opening(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

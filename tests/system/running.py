@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 import httpx
+import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 from redis.asyncio import Redis
@@ -169,7 +170,7 @@ class System:
         current = log_file(self.stack.home, name)
         for file in [*sorted(current.parent.glob(f"{current.name}.*"), reverse=True), current]:
             for line in file.read_text().splitlines():
-                if line.startswith("{"):
+                if line.startswith("{") and line.endswith("}"):  # a killed process may leave half a line
                     yield json.loads(line)
 
     def url(self, name: str) -> str:
@@ -200,7 +201,8 @@ class System:
     async def crash_and_restart(self) -> None:
         """Kill everything at once, keeper and supervisor too, and start again on the same home."""
         for process in self.stack.leftovers():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # they also end each other
+                process.kill()
         await eventually(lambda: not self.stack.leftovers(), ANSWER_S)
         await asyncio.to_thread(self.stack.down)
         self.addresses = await asyncio.to_thread(lambda: self.stack.up(hold=True))

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.running import System, answered, refused
+from tests.system.running import ANSWER_S, System, User, answered, refused
+from tests.waiting import eventually
 
 ORDER = {
     "order_id",
@@ -264,7 +265,7 @@ async def test_portfolio_and_summary(system: System) -> None:
     user = await system.user("10000.00")
     for asset, quantity in (("BTC", "0.02"), ("ETH", "0.3333"), ("SOL", "7")):
         answered(await user.order(asset, quantity), 201)
-    portfolio = await user.read("/portfolio")
+    portfolio, summary = await at_the_same_prices(user)
     assert portfolio.keys() == SUMMARY | {"assets"}
     assert all(line.keys() == LINE for line in portfolio["assets"])
     values = {line["asset_id"]: line["market_value"] for line in portfolio["assets"]}
@@ -274,8 +275,17 @@ async def test_portfolio_and_summary(system: System) -> None:
     assert portfolio["cash_balance"] == await user.balance()
     assert Decimal(portfolio["total_portfolio_value"]) == Decimal(portfolio["cash_balance"]) + Decimal("2979.90")
     assert (portfolio["held_cash"], portfolio["unpriced_assets"]) == ("0.00", [])
-    summary = await user.read("/users/portfolio/summary")
     assert summary == {name: portfolio[name] for name in SUMMARY}
+
+
+async def at_the_same_prices(user: User) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Portfolio and summary, between which the market has published nothing."""
+
+    async def both() -> tuple[dict[str, Any], dict[str, Any]] | None:
+        portfolio, summary = await user.read("/portfolio"), await user.read("/users/portfolio/summary")
+        return (portfolio, summary) if portfolio["prices_as_of"] == summary["prices_as_of"] else None
+
+    return await eventually(both, ANSWER_S)
 
 
 async def test_an_empty_portfolio(system: System) -> None:
