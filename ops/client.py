@@ -36,7 +36,8 @@ DETAIL_MAX: Final = 300
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _MAYBE_TAKEN: Final = frozenset({502, 504})
-_DECIDED: Final = frozenset({"settled", "refused", "fenced", "unreadable"})
+DECIDED: Final = frozenset({"settled", "refused", "fenced", "unreadable"})
+"""States of a command that it keeps for ever."""
 
 State = Literal["settled", "refused", "unknown", "failed"]
 
@@ -178,7 +179,7 @@ class Client:
                 tried = await self._authorized(session, _Call("GET", location))
             except ClientError:
                 continue
-            if tried.answer is not None and tried.answer.status_code == HTTPStatus.OK and tried.answer.json()["state"] in _DECIDED:
+            if tried.answer is not None and tried.answer.status_code == HTTPStatus.OK and tried.answer.json()["state"] in DECIDED:
                 return _of_command(tried.answer.json(), time.perf_counter() - started)
         return Outcome("unknown", time.perf_counter() - started, "pending", f"no outcome within {follow_s:g} s", command_id=command_id)
 

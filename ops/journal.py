@@ -21,11 +21,15 @@ class JournalInvalid(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The outcome of one key: `state` settled or refused, with the refusal's code. `digest` is that of the line."""
+    """The outcome of one key: `state` settled or refused, with the refusal's code. `digest` is that of the line.
+
+    `command_id` is empty where the API gave none, as for a request that it refused at its door.
+    """
 
     state: str
     code: str
     digest: str
+    command_id: str = ""
 
 
 class Journal:
@@ -54,7 +58,7 @@ class Journal:
     def add(self, key: str, finished: Finished, **more: Any) -> None:
         """Remember. When this returns the operating system has it: a kill of this process loses nothing."""
         self.finished[key] = finished
-        self._write({"key": key, "state": finished.state, "code": finished.code, "digest": finished.digest, **more})
+        self._write({"key": key, "state": finished.state, "code": finished.code, "digest": finished.digest, **more, "command_id": finished.command_id})
 
     def _open(self, file: IO[bytes]) -> None:
         try:
@@ -82,7 +86,7 @@ class Journal:
                 if number == 1:
                     self._check(row)
                 else:
-                    self.finished[row["key"]] = Finished(row["state"], row["code"], row["digest"])
+                    self.finished[row["key"]] = Finished(row["state"], row["code"], row["digest"], row["command_id"])
             except (ValueError, KeyError, TypeError):
                 raise JournalInvalid(f"{self.path}, line {number}: is not a line of a load's journal. Move it away, or use --restart") from None
 

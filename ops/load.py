@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ops.client import RETRY_S, Client, ClientError, LoginRefused, NewUser, Outcome, Session
+from ops.client import DECIDED, RETRY_S, Client, ClientError, LoginRefused, NewUser, Outcome, Session
 from ops.journal import Finished, Journal, JournalInvalid
 from ops.load_file import BadLine, Line, LoadFileInvalid, format_of, open_text, read_lines
 from ops.load_users import UsersInvalid, read_users
@@ -93,7 +93,8 @@ def load(
             journal = stack.enter_context(Journal(path, target.origin_url, anew=restart)) if path else None
             todo = _unfinished(lines, journal)
             client = Client(target.origin_url, connections_max=concurrency, retry_s=retry_s)
-            summary = asyncio.run(_run(Loading(todo, known, journal, register=register), client, concurrency))
+            proof = Proof.of(lines, journal, known)
+            summary = asyncio.run(_run(Loading(todo, known, journal, register=register), client, concurrency, proof))
     except (LoadFileInvalid, UsersInvalid, OSError) as error:
         raise _stopped(error, INVALID) from None
     except (JournalInvalid, NoTarget) as error:
@@ -227,10 +228,41 @@ class Loading:
         else:
             self.summary.refused[outcome.code] += 1
         if self._journal:
-            self._journal.add(line.key, Finished(outcome.state, outcome.code, line.digest), line=line.number, command_id=outcome.command_id)
+            self._journal.add(line.key, Finished(outcome.state, outcome.code, line.digest, outcome.command_id), line=line.number)
 
 
-async def _run(loading: Loading, client: Client, concurrency: int) -> Summary:
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A line that the journal tells of as finished, to be confirmed by the system before any is left out."""
+
+    line: Line
+    finished: Finished
+    user: NewUser
+    journal: Path
+
+    @classmethod
+    def of(cls, lines: Iterable[Line], journal: Journal | None, users: Mapping[str, NewUser]) -> "Proof | None":
+        """The first finished line that has a command; None where there is none."""
+        finished = journal.finished if journal else {}
+        found = next((line for line in lines if line.key in finished and finished[line.key].command_id), None)
+        return cls(found, finished[found.key], users[found.username], journal.path) if found and journal else None
+
+    async def ask(self, client: Client) -> None:
+        """JournalInvalid where the system does not confirm it: it was made anew, or is another one at the same address."""
+        try:
+            command = await client.read(f"/commands/{self.finished.command_id}", Session(self.user.username, self.user.password))
+            if command["state"] in DECIDED:
+                return
+            why = f"there it is {command['state']}"
+        except ClientError as error:
+            why = str(error)
+        raise JournalInvalid(
+            f"{self.journal} tells that line {self.line.number}, key {self.line.key}, is finished, which the system does not confirm: {why}. "
+            "If it was made anew, or is another one, move the journal away or use --restart"
+        )
+
+
+async def _run(loading: Loading, client: Client, concurrency: int, proof: Proof | None) -> Summary:
     signals = 0
 
     def on_signal() -> None:
@@ -248,6 +280,8 @@ async def _run(loading: Loading, client: Client, concurrency: int) -> Summary:
     with Bar("loading", loading.summary.not_sent, console=err) as bar:
         async with client:
             with suppress(asyncio.CancelledError):
+                if proof:
+                    await proof.ask(client)
                 await loading.run(client, concurrency, bar)
     return loading.summary
 

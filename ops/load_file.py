@@ -4,11 +4,11 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Final, Literal, get_args
+from typing import IO, Any, Final, Literal, Self, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -102,6 +102,10 @@ class BadLine:
         return f"line {self.number}, " + "; ".join(self.faults)
 
 
+UNENDED: Final = "ends without a line break, so it may be cut off: a file that is whole ends with one"
+"""A cut CSV can still be valid: of 1000.00 the beginning is an amount, too."""
+
+
 def format_of(name: str, told: str = "") -> Format:
     """By the option where it is told, else by the suffix; standard input is NDJSON. LoadFileInvalid where neither tells."""
     suffix = told or ("ndjson" if name == "-" else Path(name).suffix.lower().lstrip("."))
@@ -130,7 +134,8 @@ def open_text(name: str) -> IO[str]:
 
 
 def _csv_rows(source: IO[str]) -> Iterator[tuple[int, Mapping[str, Any] | BadLine]]:
-    reader = csv.reader(_bounded(source), strict=True)
+    lines = _Lines(source)
+    reader = csv.reader(lines, strict=True)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1
@@ -144,12 +149,33 @@ def _csv_rows(source: IO[str]) -> Iterator[tuple[int, Mapping[str, Any] | BadLin
             continue
         if header is None:
             header = _header(number, row)
-        elif len(row) != len(header):
-            yield number, BadLine(number, (f"has {len(row)} columns, the header has {len(header)}",))
+        elif fault := _row_fault(row, header, lines.last):
+            yield number, BadLine(number, (fault,))
         else:
             yield number, dict(zip(header, row, strict=True))
     if header is None:
         raise LoadFileInvalid("line 1: there is no header with the names of the columns")
+
+
+class _Lines:
+    """The lines of a file, of which it keeps the last one that was taken."""
+
+    def __init__(self, source: IO[str]) -> None:
+        self.last = ""
+        self._left = _bounded(source)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        self.last = next(self._left)
+        return self.last
+
+
+def _row_fault(row: Sequence[str], header: Sequence[str], last: str) -> str:
+    if len(row) != len(header):
+        return f"has {len(row)} columns, the header has {len(header)}"
+    return "" if last.endswith(("\n", "\r")) else UNENDED
 
 
 def _header(number: int, row: list[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """The users of a load: a CSV of names and passwords, which is all that logging in needs, and what registering them needs beside that."""
 
 import csv
+import io
 import re
 from pathlib import Path
 from typing import Final
 
 from ops.client import NewUser
+from ops.load_file import UNENDED
 from schemas.identity import PASSWORD_MIN
 from schemas.requests import USERNAME_PATTERN
 
@@ -22,15 +24,15 @@ class UsersInvalid(ValueError):
 def read_users(path: Path) -> dict[str, NewUser]:
     """By username. Where a file has no addresses and names, made-up ones stand in for them."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _users(csv.DictReader(file, strict=True))
+        text = path.read_bytes().decode("utf-8-sig")
+        return _users(csv.DictReader(io.StringIO(text, newline=""), strict=True), is_whole=text.endswith(("\n", "\r")))
     except UsersInvalid as error:
         raise UsersInvalid(f"{path}, {error}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsersInvalid(f"{path}: {error}") from None
 
 
-def _users(rows: "csv.DictReader[str]") -> dict[str, NewUser]:
+def _users(rows: "csv.DictReader[str]", *, is_whole: bool) -> dict[str, NewUser]:
     unknown = [name for name in rows.fieldnames or () if name not in COLUMNS]
     missing = [name for name in REQUIRED if name not in (rows.fieldnames or ())]
     if unknown or missing:
@@ -54,4 +56,6 @@ def _users(rows: "csv.DictReader[str]") -> dict[str, NewUser]:
             row.get("first_name") or FIRST_NAME,
             row.get("last_name") or LAST_NAME,
         )
+    if not is_whole:
+        raise UsersInvalid(f"line {rows.line_num}: {UNENDED}")
     return users

@@ -87,9 +87,11 @@ class StandIn:
             return await self.take(request)
 
         @get("/api/v1/commands/{command_id:str}")
-        async def command(command_id: str) -> dict[str, Any]:
+        async def command(command_id: str) -> Response[Any]:
             views = self.commands[command_id]
-            view = views.pop(0) if len(views) > 1 else views[0]
-            return {"command_id": command_id, **view}
+            if not views and command_id.removeprefix("cmd_") not in self.settled:
+                return problem(404, "not-found")
+            view = views.pop(0) if len(views) > 1 else views[0] if views else {"state": "settled"}
+            return Response({"command_id": command_id, **view})
 
         return Litestar([register, login, write, command], openapi_config=None, logging_config=None)

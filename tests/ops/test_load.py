@@ -221,6 +221,21 @@ async def test_the_table(api, files):
     assert "12 of 12 lines in" in run.out
 
 
+@pytest.mark.parametrize("has_users", [True, False])
+async def test_a_system_that_was_made_anew_is_not_taken_for_the_old_one(api, files, has_users):
+    """Nothing is sent, and nothing left out: at the same address there is another ledger now."""
+    await _load(api, files)
+    api.keys.clear()
+    api.seen.clear()
+    if not has_users:
+        api.users.clear()
+    run = await _load(api, files)
+    assert run.status == 1
+    assert "line 2, key trader_0-0, is finished, which the system does not confirm" in run.err
+    assert not api.seen
+    assert (await _load(api, files, "--restart")).told["settled"] == 12
+
+
 def test_a_journal_of_another_system_is_refused(tmp_path):
     """Its keys are finished somewhere else; --restart forgets them."""
     path = tmp_path / "j"

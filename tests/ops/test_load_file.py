@@ -158,6 +158,15 @@ def test_bad_ndjson_lines(row, told):
     assert str(line).startswith(told)
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_last_line_that_may_be_cut_off_is_not_sent(end):
+    """Of an amount every beginning is an amount."""
+    (line,) = read_lines(io.StringIO(f"{HEADER}\n{DEPOSIT.replace(',,,', '')[:-4]},,,{end}", newline=""), "csv")
+    assert isinstance(line, Line if end else BadLine)
+    if not end:
+        assert str(line).startswith("line 2, ends without a line break")
+
+
 def test_a_key_is_used_once():
     """The second line of a key is bad, and names the first."""
     assert [str(line) for line in _csv(DEPOSIT, BUY, "d1,trader_2,deposit,1,,,") if isinstance(line, BadLine)] == ["line 4, key: d1 stands in line 2 already"]
@@ -214,6 +223,7 @@ def test_users_are_read(tmp_path):
         ("username,password\nbob,Passw0rd!Passw0rd!\n", "line 2, username: 'bob' is not"),
         ("username,password\ntrader_1,short\n", "line 2, password: has fewer than 12 characters"),
         ("username,password\ntrader_1\n", "line 2: has another number of columns"),
+        ("username,password\ntrader_1,Passw0rd!Passw0rd!", "line 2: ends without a line break"),
         ("username,password\ntrader_1,Passw0rd!Passw0rd!\nTRADER_1,Passw0rd!Passw0rd!\n", "line 3, username: trader_1 is there already"),
     ],
 )
