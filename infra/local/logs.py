@@ -1,11 +1,13 @@
 """The log files of a stack, read as one stream: last lines merged by time, then what is appended, over rotations."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from infra.local.files import last_lines
 
@@ -45,16 +47,20 @@ def tail(files: Sequence[Path], count: int, request_id: str = "") -> list[Line]:
 def follow(files: Callable[[], Sequence[Path]], request_id: str, go_on: Callable[[], bool]) -> Iterator[Line]:
     """Lines that are appended from now on, for as long as `go_on` says so; at its end what was still unread."""
     followed = {file: _Followed(file, _end(file)) for file in files()}
-    while True:
-        last = not go_on()
-        for file in files():
-            followed.setdefault(file, _Followed(file, 0))
-        lines = [line for one in followed.values() for line in one.read() if _wanted(line.text, request_id)]
-        yield from sorted(lines, key=lambda line: line.time)
-        if last:
-            return
-        if not lines:
-            time.sleep(FOLLOW_POLL_S)
+    try:
+        while True:
+            last = not go_on()
+            for file in files():
+                followed.setdefault(file, _Followed(file, 0))
+            lines = [line for one in followed.values() for line in one.read() if _wanted(line.text, request_id)]
+            yield from sorted(lines, key=lambda line: line.time)
+            if last:
+                return
+            if not lines:
+                time.sleep(FOLLOW_POLL_S)
+    finally:
+        for one in followed.values():
+            one.close()
 
 
 def with_last_lines(failure: str, log: Path) -> str:
@@ -76,28 +82,42 @@ def brief(line: str) -> str:
 @dataclass
 class _Followed:
     file: Path
-    offset: int
-    inode: int = 0
+    start: int
+    opened: BinaryIO | None = None
     rest: bytes = b""
-    seen: str = field(default="")
+    seen: str = ""
 
     def read(self) -> list[Line]:
-        """Whole lines since the last look."""
+        """Whole lines since the last look. A file that was renamed meanwhile is read to its end before its successor is begun."""
         try:
-            with self.file.open("rb") as opened:
-                inode = opened.seek(0, 2) and self.file.stat().st_ino
-                if opened.tell() < self.offset or (self.inode and inode != self.inode):
-                    self.offset, self.rest = 0, b""  # rotated
-                self.inode = inode
-                opened.seek(self.offset)
-                got = opened.read(READ_BYTES_MAX)
+            got = self._read()
         except OSError:
             return []
-        self.offset += len(got)
         *whole, self.rest = (self.rest + got).split(b"\n")
         lines = _lines(self.file.stem, [line.decode(errors="replace") for line in whole], self.seen)
         self.seen = lines[-1].time if lines else self.seen
         return lines
+
+    def close(self) -> None:
+        if self.opened:
+            self.opened.close()
+            self.opened = None
+
+    def _read(self) -> bytes:
+        if self.opened is None:
+            self.opened = self.file.open("rb")
+            self.opened.seek(min(self.start, os.fstat(self.opened.fileno()).st_size))
+        got = self.opened.read(READ_BYTES_MAX)
+        if got:
+            return got
+        named, held = self.file.stat(), os.fstat(self.opened.fileno())
+        if named.st_ino == held.st_ino and named.st_size >= self.opened.tell():
+            return b""
+        self.close()
+        self.start = 0
+        if named.st_ino == held.st_ino:
+            self.rest = b""  # cut off; a line that a rotation has divided goes on in the successor
+        return self._read()
 
 
 def _read(file: Path, count: int, request_id: str) -> list[Line]:

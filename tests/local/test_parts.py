@@ -219,7 +219,14 @@ def test_one_request_is_found_also_in_batches_and_rotated_logs(tmp_path: Path) -
 
 def test_following_goes_over_a_rotation(tmp_path: Path) -> None:
     log = _log(tmp_path / "one.log", "before")
-    steps = iter([lambda: log.open("a").write("first\n"), lambda: (log.rename(tmp_path / "one.log.1"), log.write_text("second\n")), lambda: None])
+
+    def rotated() -> None:
+        with log.open("a") as old:
+            old.write("last of the old one\nse")
+        log.rename(tmp_path / "one.log.1")
+        log.write_text("cond\n")
+
+    steps = iter([lambda: log.open("a").write("first\n"), rotated, lambda: None, lambda: None])
     ended = threading.Event()
 
     def go_on() -> bool:
@@ -230,7 +237,7 @@ def test_following_goes_over_a_rotation(tmp_path: Path) -> None:
         step()
         return True
 
-    assert [line.text for line in logs.follow(lambda: [log], "", go_on)] == ["first", "second"]
+    assert [line.text for line in logs.follow(lambda: [log], "", go_on)] == ["first", "last of the old one", "second"]
     assert ended.is_set()
 
 
