@@ -13,7 +13,7 @@ from bench.mix import Mix, Work
 from bench.profiling import Samples, sampled
 from bench.raw import Piece, RawLimit
 from bench.stage import SETTLEMENT, Stage
-from bench.usage import Cpu, cpu_s, per_thousand, spent
+from bench.usage import Look, cpu_s, per_thousand, spent
 from bench.waiting import until
 from events.topics import PROJECTOR, RESULTS
 from infra.clock import SystemClock
@@ -135,7 +135,7 @@ async def _settled(at: Stage, work: Work, names: tuple[str, ...], watch: Watch) 
         ended = cpu_s(at.pids())
     (first_at, first), (last_at, last) = curve[0], curve[-1]
     rate = (last - first) / (last_at - first_at) if last > first else work.count / (last_at - started)
-    return Bulk(work.count, rate, first_at - started, begun.get(SETTLEMENT, 0.0), per_thousand(spent(begun, ended), max(1, last - first)), curve)
+    return Bulk(work.count, rate, first_at - started, spent({}, begun).get(SETTLEMENT, 0.0), per_thousand(spent(begun, ended), max(1, last - first)), curve)
 
 
 def views_caught_up(at: Stage) -> None:
@@ -190,7 +190,7 @@ class _RawHalves:
     def close(self) -> None:
         self._limit.close()
 
-    def _store(self) -> Cpu:
+    def _store(self) -> Look:
         return cpu_s({name: pid for name, pid in self._at.pids().items() if name == "dynamodb"})
 
 

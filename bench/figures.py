@@ -93,7 +93,9 @@ def around() -> dict[str, Any]:
 def write(figures: Mapping[str, Any], path: Path = RESULTS) -> None:
     """Write a whole run's figures."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)  # whole or not at all
 
 
 def show(figures: Mapping[str, Any], console: Console) -> None:

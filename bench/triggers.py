@@ -140,9 +140,8 @@ async def _jump(at: Stage, market: Market, count: int, told: Told, base: int, *,
     before, started = cpu_s(at.pids()), time.monotonic()
     await _publish_price(at, market.price(QUOTE / 2, base + 1))
     if kill:
-        pid = at.pids()[TRIGGERS_PROCESS]
         await _until(lambda: len(told.triggered) >= count * KILLED_AT, "some are triggered")
-        os.kill(pid, signal.SIGKILL)
+        os.kill(at.pids()[TRIGGERS_PROCESS], signal.SIGKILL)
         say(f"triggers killed with {len(told.triggered)} triggered and {len(told.filled)} filled")
     await _until(lambda: len(told.filled) == count, "all are filled")
     cpu = per_thousand({name: used for name, used in spent(before, cpu_s(at.pids())).items() if used > 0}, count)

@@ -269,12 +269,15 @@ class MarketCache:
 
     async def _fill(self, *, anew: bool = False) -> MarketSnapshot:
         """Answer from the table and put that into Redis, where it must not undo what the projector puts meanwhile."""
+        if anew:  # before the table is read: what the projector has put since then is as new, and stays
+            try:
+                await self._cache.run("market-drop", lambda: self._cache.client.delete(ASSETS_KEY, PRICES_KEY))
+            except CacheUnavailable as error:
+                return await self._without_redis(error)
         snapshot = await self._read_table()
         if not snapshot.assets:
             return snapshot  # nothing is listed yet: nothing to call complete
         try:
-            if anew:
-                await self._cache.run("market-drop", lambda: self._cache.client.delete(ASSETS_KEY, PRICES_KEY))
             await self.put_prices(snapshot.prices.values())
             await self._cache.run("market-fill", lambda: self._put_absent(snapshot.assets))
         except CacheUnavailable as error:

@@ -179,14 +179,17 @@ def _register_demo(stack: "Stack", addresses: "Addresses") -> str:
     try:
         with httpx.Client(base_url=addresses.origin_url, timeout=REGISTER_S, trust_env=False) as client:
             answer = client.post("/api/v1/auth/register", json=body)
+            login = {"username": DEMO_USERNAME, "password": password}  # another `up` may have registered the user with our password
+            is_known = answer.status_code == CREATED or client.post("/api/v1/auth/login", json=login).is_success
     except httpx.HTTPError as error:
         raise LocalError(f"The demo user could not be registered: {error!r}") from error
-    if answer.status_code == CONFLICT and new:
-        file.unlink()
-        return ""
     if answer.status_code not in {CREATED, CONFLICT}:
         raise LocalError(f"The demo user could not be registered: {answer.status_code} {answer.text[:500]}")
-    return password
+    if is_known:
+        return password
+    if new:
+        file.unlink()
+    return ""
 
 
 def _screen(stack: "Stack", addresses: "Addresses", demo_password: str) -> None:

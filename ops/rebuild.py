@@ -122,9 +122,9 @@ async def _begin(parts: Parts, source: str, *, anew: bool) -> tuple[Live, Build]
         await _give_up(parts, live)  # nothing of what was made before is to be in the new one
         live = await parts.generations.read()
     generation = max(live.serving, build.generation if build else 0) + 1
-    await parts.check.take_away(generation)
     build = Build(generation=generation, source=source)
-    await parts.state.write(build)
+    await parts.state.write(build)  # first: whoever has lost the right to work takes nothing away
+    await parts.check.take_away(generation)
     await parts.generations.change(live, Live(live.serving, generation, "building"))
     return await parts.generations.read(), build
 

@@ -26,9 +26,9 @@ def test_the_gap_of_a_kill_is_told_for_the_first_and_for_all() -> None:
 
 
 def test_cpu_is_told_by_process() -> None:
-    """What was used between two looks, of processes that were there at the second one."""
-    used = spent({"settlement": 2.0, "gone": 1.0}, {"settlement": 5.0, "kafka": 1.0})
-    assert per_thousand(used, 2_000) == {"settlement": 1.5, "kafka": 0.5}
+    """What was used between two looks, of processes that were there at the second one; one that took the place of another counts from its start."""
+    used = spent({("settlement", 1): 2.0, ("gone", 2): 1.0, ("killed", 3): 4.0}, {("settlement", 1): 5.0, ("kafka", 4): 1.0, ("killed", 5): 6.0})
+    assert per_thousand(used, 2_000) == {"settlement": 1.5, "kafka": 0.5, "killed": 3.0}
 
 
 def test_samples_are_parts_of_the_whole() -> None:

@@ -51,6 +51,18 @@ def test_a_foreign_key_file_is_refused(tmp_path: Path) -> None:
         keys.ensure(tmp_path / "private", tmp_path / "public", tmp_path / "secret")
 
 
+@pytest.mark.parametrize("content", ["another", "nothing"])
+def test_keys_that_are_no_pair_are_refused(tmp_path: Path, content: str) -> None:
+    private, public, secret = tmp_path / "private", tmp_path / "public", tmp_path / "secret"
+    keys.ensure(tmp_path / "other", public, secret)
+    if content == "nothing":
+        public.write_text("")
+    with pytest.raises(LocalError, match=f"{public} is not the public key of {private}"):
+        keys.ensure(private, public, secret)
+    public.unlink()
+    keys.ensure(private, public, secret)
+
+
 def test_a_remembered_port_is_used_while_it_is_free() -> None:
     port = ports.free()
     assert ports.choose(0, "X", port, ()) == port
