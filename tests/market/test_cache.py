@@ -116,6 +116,22 @@ async def test_damaged_content_is_put_anew(market, cache, listed):
         assert (await market.snapshot()).prices["BTC"].sequence == 7
 
 
+async def test_what_the_projector_puts_meanwhile_is_not_undone(market, cache, store, listed, monkeypatch):
+    """An asset that an operator takes out of trading while everything is put anew stays out."""
+    await market.assets()
+    await cache.client.hset(ASSETS_KEY, "BTC", "{}")
+    read = store.assets
+
+    async def overtaken():
+        found = await read()
+        await market.put_asset(replace(listed[1], is_active=False))
+        return found
+
+    monkeypatch.setattr(store, "assets", overtaken)
+    await market.assets()
+    assert not (await market.snapshot()).by_id[listed[1].asset_id].is_active
+
+
 async def test_nothing_listed_is_not_remembered_as_everything(market, store, assets):
     """A door that starts before the market process sees the assets once they are there."""
     assert await market.assets() == []
