@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from prometheus_client import Counter
 
 from infra.cache_client import Cache, CacheUnavailable, Call, Script
+from infra.cache_guard import LEASE, LEASE_S
 from infra.candles import put_ended, read_running
 from infra.dynamo import Dynamo, DynamoUnavailable, Item, error_code, from_item, query_pages, to_attribute, to_item
 from infra.known import Known
@@ -39,7 +40,8 @@ SEQUENCE_DIGITS: Final = 20
 
 ASSETS_KEY: Final = "{market}:assets"
 PRICES_KEY: Final = "{market}:prices"
-"""Both have one hash tag: they are read and filled together, so a cluster has to keep them together."""
+LEASE_KEY: Final = "{market}:lease"
+"""They have one hash tag: they are read and filled together, so a cluster has to keep them together."""
 COMPLETE: Final = "#complete"
 """Field of both hashes that says: what the table had is in here. Without it Redis may hold only what the projector saw since a loss."""
 
@@ -58,6 +60,24 @@ _PUT_PRICES: Final = Script(
 )
 """ARGV: asset id, zero-padded sequence, JSON, for each price. Puts those with a larger sequence than is there."""
 
+_PUT_ABSENT: Final = Script(
+    "market-fill",
+    """
+    if redis.call('GET', KEYS[3]) ~= ARGV[1] then
+      return 0
+    end
+    for i = 3, #ARGV, 2 do
+      redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])
+    end
+    redis.call('HSET', KEYS[1], ARGV[2], '1')
+    redis.call('HSET', KEYS[2], ARGV[2], '1')
+    return 1
+    """,
+)
+"""KEYS: assets, prices, lease. ARGV: the lease under which the table was read, the field that says complete, then asset id and JSON for each asset.
+
+Nothing is put where Redis was emptied, or the market dropped, after the table was read: what the projector had put since is gone then.
+"""
 
 _NOTHING_READ: Final[Mapping[str, Mapping[str, bytes]]] = MappingProxyType({ASSETS_KEY: {}, PRICES_KEY: {}})
 
@@ -269,28 +289,22 @@ class MarketCache:
 
     async def _fill(self, *, anew: bool = False) -> MarketSnapshot:
         """Answer from the table and put that into Redis, where it must not undo what the projector puts meanwhile."""
-        if anew:  # before the table is read: what the projector has put since then is as new, and stays
-            try:
-                await self._cache.run("market-drop", lambda: self._cache.client.delete(ASSETS_KEY, PRICES_KEY))
-            except CacheUnavailable as error:
-                return await self._without_redis(error)
+        try:
+            if anew:
+                await self._cache.run("market-drop", lambda: self._cache.client.delete(ASSETS_KEY, PRICES_KEY, LEASE_KEY))
+            lease = await self._cache.script(LEASE, Call((LEASE_KEY,), (LEASE_S,)))
+        except CacheUnavailable as error:
+            return await self._without_redis(error)
         snapshot = await self._read_table()
         if not snapshot.assets:
             return snapshot  # nothing is listed yet: nothing to call complete
         try:
             await self.put_prices(snapshot.prices.values())
-            await self._cache.run("market-fill", lambda: self._put_absent(snapshot.assets))
+            assets = [part for asset in snapshot.assets for part in (asset.asset_id, encode_asset(asset))]
+            await self._cache.script(_PUT_ABSENT, Call((ASSETS_KEY, PRICES_KEY, LEASE_KEY), (lease, COMPLETE, *assets)))
         except CacheUnavailable as error:
             log.warning("market could not be put into the cache", error=str(error))
         return snapshot
-
-    async def _put_absent(self, assets: Iterable[Asset]) -> None:
-        async with self._cache.client.pipeline(transaction=True) as pipe:
-            for asset in assets:
-                pipe.hsetnx(ASSETS_KEY, asset.asset_id, encode_asset(asset))
-            pipe.hset(ASSETS_KEY, COMPLETE, "1")
-            pipe.hset(PRICES_KEY, COMPLETE, "1")
-            await pipe.execute()
 
 
 def _snapshot(assets: Mapping[str, Asset], prices: Mapping[str, PriceChanged]) -> MarketSnapshot:

@@ -46,6 +46,10 @@ class ClientError(RuntimeError):
     """A call that is no write did not succeed. The text says what was asked and what came back."""
 
 
+class Unanswered(ClientError):
+    """There was no answer, or one that asks to come again later."""
+
+
 class LoginRefused(ClientError):
     """The API knows no such user, or another password."""
 
@@ -146,14 +150,14 @@ class Client:
             session.token = tried.answer.json()["access_token"]
             return
         refused = tried.answer is not None and tried.answer.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY}
-        raise (LoginRefused if refused else ClientError)(f"logging in {session.username}: {_told(tried)}")
+        raise (LoginRefused if refused else _error_of(tried))(f"logging in {session.username}: {_told(tried)}")
 
     async def read(self, path: str, session: Session | None = None, params: Mapping[str, str | int] | None = None) -> dict[str, Any]:
         """The body of a GET under /api/v1, its decimals as Decimal. ClientError where it is not answered 200."""
         call = _Call("GET", f"{API}{path}", params=params)
         tried = await (self._authorized(session, call) if session else self._tried(call))
         if tried.answer is None or tried.answer.status_code != HTTPStatus.OK:
-            raise ClientError(f"reading {path}: {_told(tried)}")
+            raise _error_of(tried)(f"reading {path}: {_told(tried)}")
         body: dict[str, Any] = tried.answer.json(parse_float=Decimal)
         return body
 
@@ -250,6 +254,10 @@ def _problem(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) and "code" in body else {}
+
+
+def _error_of(tried: _Tried) -> type[ClientError]:
+    return Unanswered if tried.answer is None or tried.answer.status_code in _RETRIED else ClientError
 
 
 def _told(tried: _Tried) -> str:

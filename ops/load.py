@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ops.client import DECIDED, RETRY_S, Client, ClientError, LoginRefused, NewUser, Outcome, Session
+from ops.client import DECIDED, RETRY_S, Client, ClientError, LoginRefused, NewUser, Outcome, Session, Unanswered
 from ops.journal import Finished, Journal, JournalInvalid
 from ops.load_file import BadLine, Line, LoadFileInvalid, format_of, open_text, read_lines
 from ops.load_users import UsersInvalid, read_users
@@ -36,6 +36,8 @@ STOP_S: Final = 5.0
 """After Ctrl-C a request under way may take this long to be answered."""
 IN_A_ROW_MAX: Final = 20
 """So many requests without an outcome, one after another, end the load: the system is away, and every further one would wait in vain."""
+PROOFS_MAX: Final = 3
+"""So many users are tried whether the system knows what the journal tells of theirs."""
 INVALID, INCOMPLETE, INTERRUPTED = 2, 1, 130
 
 err = Console(stderr=True, highlight=False)
@@ -93,12 +95,14 @@ def load(
             journal = stack.enter_context(Journal(path, target.origin_url, anew=restart)) if path else None
             todo = _unfinished(lines, journal)
             client = Client(target.origin_url, connections_max=concurrency, retry_s=retry_s)
-            proof = Proof.of(lines, journal, known)
+            proof = Proof.of(lines, journal, known) if journal else None
             summary = asyncio.run(_run(Loading(todo, known, journal, register=register), client, concurrency, proof))
     except (LoadFileInvalid, UsersInvalid, OSError) as error:
         raise _stopped(error, INVALID) from None
     except (JournalInvalid, NoTarget) as error:
         raise _stopped(error, INCOMPLETE) from None
+    except Unanswered as error:
+        raise _stopped(f"The system does not answer ({error}). Nothing was sent; run the same command again", INCOMPLETE) from None
     summary.lines, summary.bad, summary.finished_before = len(lines) + len(bad) + len(unknown), len(bad) + len(unknown), len(lines) - len(todo)
     _report(summary, path, as_json=as_json)
     raise typer.Exit(0 if summary.is_complete else INTERRUPTED if summary.interrupted else INCOMPLETE)
@@ -233,33 +237,64 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A line that the journal tells of as finished, to be confirmed by the system before any is left out."""
+    """Lines that the journal tells of as finished, to be confirmed by the system before any is left out: each user's last one, the latest first.
 
-    line: Line
-    finished: Finished
-    user: NewUser
+    One is enough: a system that has lost something, since it was made anew or put back from a copy, has lost what came last.
+    """
+
     journal: Path
+    lines: Sequence[tuple[Line, Finished, NewUser]]
 
     @classmethod
-    def of(cls, lines: Iterable[Line], journal: Journal | None, users: Mapping[str, NewUser]) -> "Proof | None":
-        """The first finished line that has a command; None where there is none."""
-        finished = journal.finished if journal else {}
-        found = next((line for line in lines if line.key in finished and finished[line.key].command_id), None)
-        return cls(found, finished[found.key], users[found.username], journal.path) if found and journal else None
+    def of(cls, lines: Iterable[Line], journal: Journal, users: Mapping[str, NewUser]) -> "Proof":
+        """Of the lines of this file."""
+        by_key = {line.key: line for line in lines}
+        found: dict[str, tuple[Line, Finished, NewUser]] = {}
+        for key, finished in reversed(journal.finished.items()):
+            line = by_key.get(key)
+            if line and finished.command_id and len(found) < PROOFS_MAX:
+                found.setdefault(line.username, (line, finished, users[line.username]))
+        return cls(journal.path, tuple(found.values()))
 
     async def ask(self, client: Client) -> None:
-        """JournalInvalid where the system does not confirm it: it was made anew, or is another one at the same address."""
-        try:
-            command = await client.read(f"/commands/{self.finished.command_id}", Session(self.user.username, self.user.password))
-            if command["state"] in DECIDED:
-                return
-            why = f"there it is {command['state']}"
-        except ClientError as error:
-            why = str(error)
-        raise JournalInvalid(
-            f"{self.journal} tells that line {self.line.number}, key {self.line.key}, is finished, which the system does not confirm: {why}. "
-            "If it was made anew, or is another one, move the journal away or use --restart"
-        )
+        """JournalInvalid where the system does not confirm one, Unanswered where it is away. Who cannot log in proves nothing, unless nobody can."""
+        why = ""
+        for line, finished, user in self.lines:
+            place = f"line {line.number}, key {line.key}"
+            try:
+                why = await _denied(client, finished, user)
+            except LoginRefused as error:
+                why = str(error)
+                continue
+            break
+        if why:
+            raise JournalInvalid(
+                f"{self.journal} tells that {place}, is finished, which the system does not confirm: {why}. "
+                "If it was made anew, put back from a copy, or is another one, move the journal away or use --restart"
+            )
+
+
+async def _denied(client: Client, finished: Finished, user: NewUser) -> str:
+    """Why a command is not as the journal tells; empty where it is."""
+    try:
+        command = await client.read(f"/commands/{finished.command_id}", Session(user.username, user.password))
+    except (Unanswered, LoginRefused):
+        raise
+    except ClientError as error:
+        return str(error)
+    return "" if command["state"] in DECIDED else f"there it is {command['state']}"
+
+
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Until it is done, or `stop` is set."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        working.cancel()
+        stopping.cancel()
 
 
 async def _run(loading: Loading, client: Client, concurrency: int, proof: Proof | None) -> Summary:
@@ -281,7 +316,7 @@ async def _run(loading: Loading, client: Client, concurrency: int, proof: Proof 
         async with client:
             with suppress(asyncio.CancelledError):
                 if proof:
-                    await proof.ask(client)
+                    await _unless_stopped(loading.stop, proof.ask(client))
                 await loading.run(client, concurrency, bar)
     return loading.summary
 

@@ -37,7 +37,7 @@ PLAIN_PAUSE_S = 5.0
 CPU_SAMPLE_S = 0.5
 """The span over which `status` measures the use of the CPU."""
 
-CREATED, CONFLICT = 201, 409
+CREATED, UNAUTHORIZED, CONFLICT = 201, 401, 409
 
 Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="Folder of data, logs, keys and state. [default: $CNOP_HOME or .local]")]
 
@@ -180,16 +180,14 @@ def _register_demo(stack: "Stack", addresses: "Addresses") -> str:
         with httpx.Client(base_url=addresses.origin_url, timeout=REGISTER_S, trust_env=False) as client:
             answer = client.post("/api/v1/auth/register", json=body)
             login = {"username": DEMO_USERNAME, "password": password}  # another `up` may have registered the user with our password
-            is_known = answer.status_code == CREATED or client.post("/api/v1/auth/login", json=login).is_success
+            is_foreign = answer.status_code == CONFLICT and client.post("/api/v1/auth/login", json=login).status_code == UNAUTHORIZED
     except httpx.HTTPError as error:
         raise LocalError(f"The demo user could not be registered: {error!r}") from error
     if answer.status_code not in {CREATED, CONFLICT}:
         raise LocalError(f"The demo user could not be registered: {answer.status_code} {answer.text[:500]}")
-    if is_known:
-        return password
-    if new:
+    if is_foreign and new:
         file.unlink()
-    return ""
+    return "" if is_foreign else password
 
 
 def _screen(stack: "Stack", addresses: "Addresses", demo_password: str) -> None:

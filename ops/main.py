@@ -44,10 +44,14 @@ def provision() -> None:
 def keys() -> None:
     """Make the keys of access tokens and command ids where they are missing, at the paths of the settings."""
     from infra.local import keys as local_keys  # noqa: PLC0415
+    from infra.local.home import LocalError  # noqa: PLC0415
     from infra.settings import Settings  # noqa: PLC0415
 
     settings = Settings()
-    local_keys.ensure(settings.jwt_private_key_file, settings.jwt_public_key_file, settings.secret_file)
+    try:
+        local_keys.ensure(settings.jwt_private_key_file, settings.jwt_public_key_file, settings.secret_file)
+    except LocalError as error:
+        raise SystemExit(f"cnop keys: {error}") from None
 
 
 @app.command()

@@ -15,13 +15,19 @@ SECRET_BYTES = 32
 def ensure(private_key_file: Path, public_key_file: Path, secret_file: Path) -> None:
     """Make what is missing: an Ed25519 key pair (PEM: PKCS 8 and SubjectPublicKeyInfo) for access tokens, and 32 random bytes. Each file has mode 0600.
 
-    Idempotent, and safe when called by two processes at once. Raises LocalError where a private key file is there that is no Ed25519 key, or where
-    the two are no pair: every token would be refused.
+    Idempotent, and safe when called by two processes at once. Raises LocalError where a private key file is there that is no Ed25519 key, or a public
+    one that is not its: every token would be refused.
     """
+    if public_key_file.exists() and not private_key_file.exists():
+        raise LocalError(
+            f"{public_key_file} is there, but not {private_key_file}, its private key. Put that back, or remove the public one and end every session."
+        )
     create_private(private_key_file, _private_pem(Ed25519PrivateKey.generate()))
     private = _load(private_key_file)
     if not create_private(public_key_file, _public_pem(private)) and not _is_pair(private, public_key_file):
-        raise LocalError(f"{public_key_file} is not the public key of {private_key_file}. Remove it: then it is made from that one.")
+        raise LocalError(
+            f"{public_key_file} is not the public key of {private_key_file}. Put the right one back, or remove it: then it is made from the private one."
+        )
     create_private(secret_file, secrets.token_bytes(SECRET_BYTES))
 
 

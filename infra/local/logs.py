@@ -25,6 +25,9 @@ ERROR_LINES = 15
 READ_BYTES_MAX = 1024 * 1024
 """Taken from one file at one look."""
 
+BRIEF_WITHOUT = {"timestamp", "level", "service_name", "message", "exception"}
+"""What a brief line does not name."""
+
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?")
 
 
@@ -69,14 +72,20 @@ def with_last_lines(failure: str, log: Path) -> str:
 
 
 def brief(line: str) -> str:
-    """A line of one of our own processes as its time, level, message and reason (or error), for a person who looks for what went wrong; any other as it is."""
+    """A line of one of our own processes for a person who looks for what went wrong: time, level, message, and what else it tells. Any other as it is.
+
+    An exception is told without its frames, and not at all where the line has a reason.
+    """
     try:
         record = json.loads(line)
         said = [record["timestamp"], record["level"], record["message"]]
-        why = record.get("reason") or "; ".join(f"{error['type']}: {error['text']}" for error in record.get("exception", ()))
+        errors = "; ".join(f"{error['type']}: {error['text']}" for error in record.get("exception", ()))
     except (ValueError, KeyError, TypeError, AttributeError):
         return line
-    return " ".join(map(str, said)) + (f": {why}" if why else "")
+    more = {name: value for name, value in record.items() if name not in BRIEF_WITHOUT and value not in (None, "")}
+    if errors and "reason" not in more:
+        more["exception"] = errors
+    return " ".join(map(str, said + [f"{name}={value}" for name, value in more.items()]))
 
 
 @dataclass
@@ -113,6 +122,8 @@ class _Followed:
         named, held = self.file.stat(), os.fstat(self.opened.fileno())
         if named.st_ino == held.st_ino and named.st_size >= self.opened.tell():
             return b""
+        if named.st_ino != held.st_ino and (got := self.opened.read(READ_BYTES_MAX)):
+            return got  # written between the two looks
         self.close()
         self.start = 0
         if named.st_ino == held.st_ino:

@@ -1,13 +1,15 @@
 """Which TCP ports a stack listens on: the configured one, else the one of the last start, else a free one.
 
-Seconds go by until a server binds the port that was chosen for it. Until the process that chose ends, no other one of this user chooses it.
+Seconds go by until a server binds the port that was chosen for it. Until then, or until the process that chose ends, no other one of this user chooses it.
 """
 
+import errno
 import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache as once
 from pathlib import Path
 
@@ -23,7 +25,7 @@ ATTEMPTS_MAX = 200
 """Tries to find a free port."""
 
 _chosen: set[int] = set()
-"""By this process, ever: a lock says nothing to its own holder."""
+"""By this process: a lock says nothing to its own holder."""
 
 
 def is_free(port: int) -> bool:
@@ -35,6 +37,21 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """What is chosen inside is kept from others until the block ends, instead of for ever: by then its servers have it."""
+    before = set(_chosen)
+    try:
+        yield
+    finally:
+        file = _reservations(cache.root() / "ports.lock")
+        for port in _chosen - before:
+            _chosen.discard(port)
+            if file is not None:
+                with suppress(OSError):
+                    fcntl.lockf(file, fcntl.LOCK_UN, 1, port)
 
 
 def configured(port: int, variable: str) -> int:
@@ -65,16 +82,25 @@ def free(taken: Iterable[int] = ()) -> int:
 
 def _reserved(port: int) -> bool:
     """Whether this process has it now, among all that choose here. The system frees it when the process ends."""
+    file = _reservations(cache.root() / "ports.lock")
     try:
-        fcntl.lockf(_reservations(cache.root() / "ports.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-    except (BlockingIOError, PermissionError):  # POSIX lets the system choose which of the two
-        return False
+        if file is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EAGAIN}:  # POSIX lets the system choose which of the two
+            return False
     _chosen.add(port)
     return True
 
 
 @once
-def _reservations(file: Path) -> int:
-    """Open for as long as the process lives: closing any descriptor of the file would free all of them. A port is the byte at its number."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+def _reservations(file: Path) -> int | None:
+    """Open for as long as the process lives: closing any descriptor of the file would free all of them. A port is the byte at its number.
+
+    None where the folder cannot be written to: then ports are chosen without.
+    """
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        return None

@@ -98,7 +98,7 @@ class Stack:
                 raise LocalError(f"Another `cnop up` is at work on {self.home.path}.")
             if hold and self.running():
                 raise LocalError(f"A stack runs on {self.home.path} already; stop it first (cnop down).")
-            with self._all_or_nothing():
+            with ports.kept(), self._all_or_nothing():
                 addresses = self._start_processes(self._start_machines())
             if not hold:
                 self._let_go()
@@ -109,15 +109,13 @@ class Stack:
 
         An `up` that it interrupts fails; one that began later stands. Raises LocalError where one is at work that has started nothing yet.
         """
-        if not self.home.run.exists():
-            return []
         keeper = self.keeper()
         stopped = self._stop_kept_by(keeper) if keeper else []
-        with locked(self.home.up_lock, wait=keeper is not None) as mine:
-            if not mine:
+        deadline = time.monotonic() + (DOWN_MARGIN_S if keeper else 0.0)  # an `up` whose keeper was stopped fails at its next look
+        while not self._swept(keeper, stopped):
+            if time.monotonic() > deadline:
                 raise LocalError(f"`cnop up` is at work on {self.home.path}. End it with Ctrl-C, or wait until it is done.")
-            if not self.running():
-                stopped += self._sweep()
+            time.sleep(POLL_S)
         return stopped
 
     def running(self) -> bool:
@@ -376,6 +374,16 @@ class Stack:
             keeper.terminate()
             keeper.wait(self._stop_s() + DOWN_MARGIN_S)
         return stopped
+
+    def _swept(self, stopped_keeper: psutil.Process | None, stopped: list[str]) -> bool:
+        """End what a keeper that was stopped has left, and itself, unless there is another one; False where an `up` is at work."""
+        if not self.home.run.exists():  # removed while it ran, perhaps
+            stopped += census.kill_leftovers(self.home)
+            return True
+        with locked(self.home.up_lock, wait=False) as mine:
+            if mine and self.keeper() in {None, stopped_keeper}:
+                stopped += self._sweep()
+            return mine
 
     def _sweep(self) -> list[str]:
         """Without a keeper: end what is left, so that nothing speaks of a stack that does not run; returns what was killed."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -159,15 +160,45 @@ def test_commands_go_to_what_runs_and_never_where_something_ran_once(stack: Stac
     assert find("http://elsewhere", stack.home.path).origin_url == "http://elsewhere"
 
 
-def test_down_leaves_alone_what_is_being_started(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_down_leaves_alone_what_came_up_meanwhile(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keeper ended, and another `up` was quicker than the rest of `down`."""
+    first, stop, other = stack.up(), stack._stop_kept_by, Stack(stack.home.path, stack._processes, stack._env, runner=RUNNER)
+
+    def overtaken(keeper: psutil.Process) -> list[str]:
+        stopped = stop(keeper)
+        other.up()
+        return stopped
+
+    monkeypatch.setattr(stack, "_stop_kept_by", overtaken)
+    assert set(stack.down()) == {"valkey", "origin", "settlement"}
+    assert other.is_ready("origin")
+    assert other.addresses.pids != first.pids
+    other.down()
+
+
+def test_down_says_where_an_up_is_at_work(stack: Stack) -> None:
+    stack.home.make()
     with locked(stack.home.up_lock, wait=False), pytest.raises(LocalError, match="`cnop up` is at work"):
         stack.down()
-    first = stack.up()
-    monkeypatch.setattr(stack, "_stop_kept_by", lambda _keeper: ["valkey"])  # the keeper ended, and another `up` was quicker than the rest of `down`
-    assert stack.down() == ["valkey"]
-    monkeypatch.undo()
-    assert stack.is_ready("origin")
-    assert stack.up() == first
+
+
+def test_down_ends_a_keeper_that_does_not_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.up()
+    for bound in ("MACHINE_STOP_S", "STOP_MARGIN_S", "DOWN_MARGIN_S"):
+        monkeypatch.setattr(f"infra.local.stack.{bound}", 0.1)
+    stack._settings = stack._settings.model_copy(update={"shutdown_s": 0.1})
+    keeper = stack.keeper()
+    assert keeper
+    keeper.suspend()
+    assert stack.down()
+    assert stack.leftovers() == []
+
+
+def test_down_finds_what_runs_without_its_home(stack: Stack) -> None:
+    stack.up()
+    shutil.rmtree(stack.home.path)
+    assert stack.down()
+    assert stack.leftovers() == []
 
 
 def test_processes_can_be_added_to_running_machines(stack: Stack, external: dict[str, str]) -> None:

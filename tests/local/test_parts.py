@@ -57,10 +57,15 @@ def test_keys_that_are_no_pair_are_refused(tmp_path: Path, content: str) -> None
     keys.ensure(tmp_path / "other", public, secret)
     if content == "nothing":
         public.write_text("")
+    with pytest.raises(LocalError, match=f"{public} is there, but not {private}"):
+        keys.ensure(private, public, secret)
+    assert not private.exists()
+    keys.ensure(private, tmp_path / "its own", secret)
     with pytest.raises(LocalError, match=f"{public} is not the public key of {private}"):
         keys.ensure(private, public, secret)
     public.unlink()
     keys.ensure(private, public, secret)
+    assert public.read_bytes() == (tmp_path / "its own").read_bytes()
 
 
 def test_a_remembered_port_is_used_while_it_is_free() -> None:
@@ -211,8 +216,9 @@ def test_what_went_wrong_is_told_without_frames() -> None:
     head = {"timestamp": "2026-01-01T00:00:01Z", "level": "critical", "service_name": "cnop-origin", "message": "process failed"}
     errors = [{"type": "PortTaken", "text": "port 1 is taken", "frames": ["a.py:1 f"]}, {"type": "OSError", "text": "in use", "frames": ["b.py:2 g"]}]
     for line, told in (
-        ({**head, "reason": "port 1 is taken", "exception": errors}, "2026-01-01T00:00:01Z critical process failed: port 1 is taken"),
-        ({**head, "exception": errors}, "2026-01-01T00:00:01Z critical process failed: PortTaken: port 1 is taken; OSError: in use"),
+        ({**head, "reason": "port 1 is taken", "exception": errors}, "2026-01-01T00:00:01Z critical process failed reason=port 1 is taken"),
+        ({**head, "exception": errors}, "2026-01-01T00:00:01Z critical process failed exception=PortTaken: port 1 is taken; OSError: in use"),
+        ({**head, "request_id": None, "error": "no answer", "partition": 0}, "2026-01-01T00:00:01Z critical process failed error=no answer partition=0"),
         (head, "2026-01-01T00:00:01Z critical process failed"),
     ):
         assert logs.brief(json.dumps(line)) == told

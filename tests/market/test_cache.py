@@ -132,6 +132,38 @@ async def test_what_the_projector_puts_meanwhile_is_not_undone(market, cache, st
     assert not (await market.snapshot()).by_id[listed[1].asset_id].is_active
 
 
+@pytest.mark.parametrize("dropped_by", ["another reader", "a loss"])
+async def test_a_fill_that_was_overtaken_by_a_drop_puts_nothing(market, cache, store, listed, dropped_by):
+    """Between its look at the table and its fill an asset goes out of trading, that is put, and everything is dropped."""
+    await market.assets()
+    await cache.client.hset(ASSETS_KEY, "BTC", "{}")
+    other, asset_id, read, go_on, looked = MarketCache(cache, store, memory_s=0), listed[1].asset_id, store.assets, asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        found = await read()
+        looked.set()
+        await go_on.wait()
+        return found
+
+    store.assets = slow
+    filling = asyncio.create_task(market.assets())
+    await looked.wait()
+    await market.put_asset(await store.set_active(asset_id, is_active=False))
+    if dropped_by == "a loss":
+        await cache.client.flushdb()
+    else:
+        await cache.client.hset(ASSETS_KEY, "BTC", "{}")
+        looked.clear()
+        dropping = asyncio.create_task(other.assets())
+        await looked.wait()
+    go_on.set()
+    await filling
+    if dropped_by != "a loss":
+        await dropping
+    assert not (await other.snapshot()).by_id[asset_id].is_active
+    assert not (await other.snapshot()).by_id[asset_id].is_active
+
+
 async def test_nothing_listed_is_not_remembered_as_everything(market, store, assets):
     """A door that starts before the market process sees the assets once they are there."""
     assert await market.assets() == []

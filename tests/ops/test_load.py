@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from infra.local import ports
 from ops.journal import Finished, Journal, JournalInvalid
 from tests.ops.stand_in import problem
 from tests.waiting import eventually
@@ -231,9 +233,39 @@ async def test_a_system_that_was_made_anew_is_not_taken_for_the_old_one(api, fil
         api.users.clear()
     run = await _load(api, files)
     assert run.status == 1
-    assert "line 2, key trader_0-0, is finished, which the system does not confirm" in run.err
+    assert "is finished, which the system does not confirm" in run.err
     assert not api.seen
     assert (await _load(api, files, "--restart")).told["settled"] == 12
+
+
+async def test_a_system_that_has_lost_its_latest_is_not_taken_for_whole(api, files):
+    """Put back from a copy: what it has still is no proof."""
+    await _load(api, files)
+    last = json.loads(files.journal.read_text().splitlines()[-1])["key"]
+    api.keys[last.split("-")[0]].remove(f"load:{last}")
+    run = await _load(api, files)
+    assert run.status == 1
+    assert f"key {last}, is finished, which the system does not confirm: reading /commands/cmd_load:{last}: 404" in run.err
+
+
+async def test_a_finished_user_with_another_password_holds_nobody_up(api, files):
+    """Another user's line proves that it is the same system."""
+    await _load(api, files)
+    last = json.loads(files.journal.read_text().splitlines()[-1])["key"].split("-")[0]
+    api.users[last] = "another-Passw0rd!"
+    run = await _load(api, files)
+    assert (run.status, run.told["finished_before"]) == (0, 12), run.err
+
+
+async def test_a_system_that_is_away_is_told_so(api, files):
+    """And not taken for another one."""
+    await _load(api, files)
+    api.url = f"http://127.0.0.1:{ports.free()}"
+    files.journal.write_text(re.sub(r'"url":"[^"]+"', f'"url":"{api.url}"', files.journal.read_text()))
+    run = await _load(api, files, "--retry", 0.2)
+    assert run.status == 1
+    assert "The system does not answer" in run.err
+    assert "run the same command again" in run.err
 
 
 def test_a_journal_of_another_system_is_refused(tmp_path):
