@@ -26,7 +26,7 @@ from infra.cache import Cache, CacheUnavailable, Denylist, Views
 from infra.cache_policy import CachePolicy
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.generations import Generations
+from infra.generations import Generations, KeptPointer
 from infra.http import Auth, Background, DoorApp, Health, Policy, ProblemError, RateLimiter, be, build_app, by_address
 from infra.http_bodies import Bodies
 from infra.identity import IdentityStore, RefreshFamilies
@@ -183,7 +183,7 @@ def _health(machines: Machines) -> Health:
 
 def _door(machines: Machines, clock: Clock, settings: Settings) -> Door:
     ledger = BoundedReads(ParkingLedger(machines.dynamo))
-    views = Views(machines.cache, ledger, Generations(machines.cache), ttl_s=settings.view_ttl_s)
+    views = Views(machines.cache, ledger, Generations(machines.cache, KeptPointer(machines.dynamo)), ttl_s=settings.view_ttl_s)
     key = derive(read_secret(settings.secret_file), KEY_PURPOSE)
     return Door(machines.bus, machines.replies, ledger, views, clock, backlog=machines.lag, command_key=key, wait_s=settings.wait_s)
 

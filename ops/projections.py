@@ -20,7 +20,7 @@ from infra.cache import Arrived, Cache, CacheUnavailable, Views
 from infra.cache_guard import Layout
 from infra.clock import SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.generations import Conflict, Generations, Live
+from infra.generations import Conflict, Generations, KeptPointer, Live
 from infra.ledger_accounts import Page, Place, account_pages, items_about
 from infra.parked import ParkingLedger
 from infra.settings import Settings
@@ -240,7 +240,7 @@ async def _connected(url: str, home: Any, work: Callable[[Parts, Cache], Awaitab
 def parts_of(target: Target, cache: Cache, dynamo: Dynamo, watcher: rebuilding.Watcher) -> Parts:
     """What the commands work with, of a system."""
     ttl_s = Settings().view_ttl_s
-    generations, ledger = Generations(cache), ParkingLedger(dynamo)
+    generations, ledger = Generations(cache, KeptPointer(dynamo)), ParkingLedger(dynamo)
     views = Views(cache, ledger, generations, ttl_s=ttl_s)
     return Parts(
         generations=generations,

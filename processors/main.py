@@ -24,7 +24,7 @@ from infra.cache_policy import CachePolicy, servers
 from infra.candles import CandleStore
 from infra.clock import SystemClock, SystemIds, pause
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.generations import Generations
+from infra.generations import Generations, KeptPointer
 from infra.http import DoorApp, admin_app
 from infra.http_health import Health
 from infra.http_serve import be
@@ -98,7 +98,7 @@ async def _projector(settings: Settings, health: Health, background: Background)
     async with Dynamo(settings.dynamodb_url, settings.aws_region) as dynamo:
         await _patiently("redis", cache.ping)
         await _patiently("dynamodb", dynamo.ping)
-        views = Views(cache, BoundedReads(ParkingLedger(dynamo)), Generations(cache), ttl_s=settings.view_ttl_s)
+        views = Views(cache, BoundedReads(ParkingLedger(dynamo)), Generations(cache, KeptPointer(dynamo)), ttl_s=settings.view_ttl_s)
         prices = MarketCache(cache, MarketStore(dynamo))
         handler = projector.Projector(views, prices, SystemClock(), log_lines_max=settings.log_batch_lines_max)
         subscriber = Subscriber(

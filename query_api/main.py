@@ -15,7 +15,7 @@ from infra.candles import BoundedCandles, CandleReads, CandleStore
 from infra.changes import Changes
 from infra.clock import Clock, Ids, SystemClock, SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.generations import Generations
+from infra.generations import Generations, KeptPointer
 from infra.http import Auth, Background, DoorApp, FromRequest, Given, Health, ProblemError, Revocations, be, build_app
 from infra.identity import IdentityStore
 from infra.ledger_bound import BoundedReads, TooManyReads
@@ -71,7 +71,7 @@ def build(settings: Settings) -> DoorApp:
     dynamo = Dynamo(settings.dynamodb_url, settings.aws_region)
     cache = Cache(settings.redis_url, client_name=NAME)
     ledger = BoundedReads(ParkingLedger(dynamo))
-    views = Views(cache, ledger, Generations(cache), ttl_s=settings.view_ttl_s)
+    views = Views(cache, ledger, Generations(cache, KeptPointer(dynamo)), ttl_s=settings.view_ttl_s)
     market = MarketCache(cache, MarketStore(dynamo))
     revocations = Denylist(cache, clock)
     sources = Sources(

@@ -69,6 +69,10 @@ ACCOUNT_SK: Final = "ACCOUNT"
 ACCOUNT_PREFIX: Final = "ACCT#"
 
 
+GENERATIONS_KEY: Final = {"pk": {"S": "PROJECTIONS"}, "sk": {"S": "GENERATIONS"}}
+"""The item in the ledger's table that keeps which generations of the views live."""
+
+
 def account_pk(username: str) -> str:
     """Partition key of everything of one account."""
     return ACCOUNT_PREFIX + username

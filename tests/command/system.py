@@ -30,6 +30,7 @@ from schemas.requests import AccountRequest, LoggedRequest, decode_request, enco
 from schemas.results import decode_result
 from tests.fakes.backlog import FakeBacklog
 from tests.fakes.bus import FakeBus
+from tests.fakes.pointer import MemoryPointer
 
 REGION = "us-east-1"
 PASSWORD = "Correct-Horse-9"
@@ -45,7 +46,7 @@ class System:
         self.bus = FakeBus(self._read)
         self.backlog = FakeBacklog()
         self.ledger = ParkingLedger(dynamo)
-        self.views = Views(cache, self.ledger, Generations(cache), ttl_s=settings.view_ttl_s)
+        self.views = Views(cache, self.ledger, Generations(cache, MemoryPointer()), ttl_s=settings.view_ttl_s)
         self.settles = asyncio.Event()
         self.settles.set()
         self.replies = True

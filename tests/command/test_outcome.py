@@ -21,6 +21,7 @@ from schemas.requests import Deposit, LimitStamp, LoggedRequest, decode_request
 from tests.fakes.backlog import FakeBacklog
 from tests.fakes.bus import FakeBus
 from tests.fakes.ledger import FaultyDynamo
+from tests.fakes.pointer import MemoryPointer
 
 NOBODY_WAITS = 10
 
@@ -35,7 +36,7 @@ class Flow:
         self.faulty = FaultyDynamo(dynamo, [("get_item", "before")] * faults)
         ledger = ParkingLedger(self.faulty)  # type: ignore[arg-type]
         self.settlement = Settlement(ParkingLedger(dynamo), lambda _: asyncio.sleep(0), SystemClock().now, log_lines_max=0)
-        views = Views(cache, ledger, Generations(cache), ttl_s=600)
+        views = Views(cache, ledger, Generations(cache, MemoryPointer()), ttl_s=600)
         self.door = Door(self.bus, self.replies, ledger, views, SystemClock(), backlog=self.backlog, command_key=b"k", wait_s=wait_s)
         self.username = f"user_{uuid4().hex[:12]}"
 

@@ -20,6 +20,7 @@ from infra.market import ASSETS_KEY, PRICES_KEY, MarketCache
 from schemas.results import encode_result
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import History, HistoryReads, begin
+from tests.fakes.pointer import MemoryPointer
 from tests.query.door import MemoryMarket
 from tests.valkey import Valkey, cluster, valkey
 
@@ -54,7 +55,7 @@ def arrived(history: History, *versions: int) -> list[Arrived]:
 
 def views_of(cache: Cache, *histories: History) -> tuple[Views, HistoryReads]:
     reads = HistoryReads({history.username: history for history in histories})
-    return Views(cache, reads, Generations(cache), ttl_s=1_000), reads
+    return Views(cache, reads, Generations(cache, MemoryPointer()), ttl_s=1_000), reads
 
 
 async def evicted(cache: Cache) -> int:
@@ -64,7 +65,7 @@ async def evicted(cache: Cache) -> int:
 async def test_only_views_are_evicted(cache: Cache) -> None:
     """Filled beyond its memory, Redis keeps denylist, pointer and market; what it evicted is loaded again when it is read, and never shown in part."""
     clock, table = FakeClock(), MemoryMarket()
-    denylist, market, generations = Denylist(cache, clock), MarketCache(cache, table, memory_s=0), Generations(cache)  # type: ignore[arg-type]
+    denylist, market, generations = Denylist(cache, clock), MarketCache(cache, table, memory_s=0), Generations(cache, MemoryPointer())  # type: ignore[arg-type]
     tokens = [f"token {number}" for number in range(500)]
     for token in tokens:
         await denylist.revoke(token, clock.now() + timedelta(seconds=1_000))

@@ -19,6 +19,7 @@ from schemas.results import encode_result
 from tests.fakes.cache import answers
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import History, HistoryReads
+from tests.fakes.pointer import MemoryPointer
 from tests.query.door import MemoryMarket
 from tests.valkey import cluster, valkey, watched
 from tests.waiting import eventually
@@ -93,7 +94,7 @@ async def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     async with kinds[request.param](folder) as running:
         cache, clock = Cache(running.url, client_name="tests", connections_max=CONNECTIONS), FakeClock()
         histories = [History(f"user_{next(USERS):06d}").grow(("deposit", "buy", "open") * size) for size in range(1, 21)]
-        views = Views(cache, HistoryReads({history.username: history for history in histories}), Generations(cache), ttl_s=1_000)
+        views = Views(cache, HistoryReads({history.username: history for history in histories}), Generations(cache, MemoryPointer()), ttl_s=1_000)
         await views.put([Arrived(result, encode_result(result)) for history in histories for result in history.results])
         denylist = Denylist(cache, clock)
         for number in range(0, 20, 3):

@@ -15,6 +15,7 @@ from infra.generations import Generations
 from infra.subscription import CHANNELS_AT_ONCE
 from schemas.results import Result, encode_result
 from tests.fakes.histories import History, HistoryReads, begin
+from tests.fakes.pointer import MemoryPointer
 from tests.valkey import Valkey
 from tests.waiting import eventually
 
@@ -61,7 +62,7 @@ async def test_what_the_guard_tells(cache: Cache, changes: Changes) -> None:
     """Each result that moves the view on, once; a view that was put as a whole or anew, with its version; nothing that changes nothing; nothing of others."""
     history, other = a_history(), a_history()
     reads = HistoryReads({history.username: history, other.username: other})
-    views = Views(cache, reads, Generations(cache), ttl_s=1_000)
+    views = Views(cache, reads, Generations(cache, MemoryPointer()), ttl_s=1_000)
     await begin(views, reads, history)
     heard = Heard()
     assert await changes.follow(history.username, heard)
@@ -133,7 +134,7 @@ async def test_the_versions_of_many_views(cache: Cache) -> None:
     """In the order in which they were asked for, over more than one round trip; none for an account without a view."""
     histories = [a_history() for _ in range(PIPELINE_MAX + 3)]
     reads = HistoryReads({history.username: history for history in histories})
-    views = Views(cache, reads, Generations(cache), ttl_s=1_000)
+    views = Views(cache, reads, Generations(cache, MemoryPointer()), ttl_s=1_000)
     for history in histories[:-1]:
         await begin(views, reads, history)
     await views.put([Arrived(result, encode_result(result)) for history in histories[:-1] for result in history.results[:2]])

@@ -31,6 +31,7 @@ from schemas.market import PriceChanged
 from schemas.results import encode_result
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.histories import History, HistoryReads, begin
+from tests.fakes.pointer import MemoryPointer
 from tests.query.door import PRICES, MemoryMarket
 from tests.valkey import SERVICE, Valkey, Watched, cluster, valkey, watched
 from tests.waiting import eventually
@@ -90,7 +91,7 @@ def arrived(history: History, *versions: int, reply_to: str | None = None) -> li
 
 def views_of(cache: Cache, *histories: History) -> tuple[Views, HistoryReads]:
     reads = HistoryReads({history.username: history for history in histories})
-    return Views(cache, reads, Generations(cache), ttl_s=1_000), reads
+    return Views(cache, reads, Generations(cache, MemoryPointer()), ttl_s=1_000), reads
 
 
 async def assert_shows_all(views: Views, history: History) -> None:
@@ -138,7 +139,7 @@ async def test_more_calls_than_connections(url: str) -> None:
 async def test_two_generations(cache: Cache) -> None:
     """Both are put by one script, and the pointer is switched between them."""
     history = user()
-    generations = Generations(cache)
+    generations = Generations(cache, MemoryPointer())
     views, _ = views_of(cache, history)
     before = await generations.read()
     both = Live(before.serving, before.serving + 1, "building")

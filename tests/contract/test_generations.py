@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 
 from infra.cache import Arrived, Cache, CacheUnavailable, Views
 from infra.cache_guard import Layout
-from infra.generations import FIRST, POINTER, SETTLED_S, Conflict, Generations, Live
+from infra.dynamo import Dynamo, DynamoUnavailable
+from infra.generations import FIRST, POINTER, SETTLED_S, Conflict, Generations, KeptPointer, Live
+from infra.local.stack import Addresses
 from schemas.results import encode_result
+from schemas.tables import GENERATIONS_KEY, LEDGER
 from tests.fakes.histories import STEPS, History, HistoryReads, begin
+from tests.fakes.pointer import MemoryPointer
 from tests.valkey import Valkey, valkey
 
 TTL_S = 1_000
@@ -28,6 +32,45 @@ class Told(Generations):
 
     async def live(self) -> Live:
         return await self.read()
+
+
+class Losing(MemoryPointer):
+    """Redis loses everything while the pointer is kept."""
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    async def put(self, live: Live) -> None:
+        await super().put(live)
+        await self._cache.client.flushdb()
+
+
+class Overtaken(MemoryPointer):
+    """Another operator changes the pointer while it is kept, once."""
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self._other: Generations | None = Generations(cache, self)
+
+    async def put(self, live: Live) -> None:
+        other, self._other = self._other, None
+        if other:
+            await other.change(ALONE, Live(FIRST, 7, "building"))
+        await super().put(live)
+
+
+class Away(MemoryPointer):
+    """The ledger does not answer."""
+
+    async def get(self) -> Live | None:
+        raise DynamoUnavailable("away")
+
+
+@pytest.fixture
+async def dynamo(provisioned: Addresses) -> AsyncIterator[Dynamo]:
+    async with Dynamo(provisioned.dynamodb_url, "us-east-1") as connected:
+        yield connected
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +105,52 @@ async def versions(cache: Cache, username: str) -> tuple[int | None, int | None]
 
 async def test_without_a_pointer_the_first_generation_serves(cache: Cache) -> None:
     """As after the loss of all of Redis."""
-    assert await Generations(cache).live() == ALONE
+    assert await Generations(cache, MemoryPointer()).live() == ALONE
+
+
+@pytest.mark.parametrize("kind", ["memory", "table"])
+@pytest.mark.parametrize("live", [ALONE, BOTH, TURNED, Live(SECOND)])
+async def test_a_lost_pointer_is_put_back_as_it_was(cache: Cache, dynamo: Dynamo, kind: str, live: Live) -> None:
+    """By whoever misses it."""
+    kept = MemoryPointer() if kind == "memory" else KeptPointer(dynamo)
+    if kind == "table":
+        await dynamo.call("delete_item", TableName=LEDGER.name, Key=GENERATIONS_KEY)
+    assert await kept.get() is None
+    generations = Generations(cache, kept)
+    if live != ALONE:
+        await generations.change(ALONE, live)
+    await cache.client.delete(POINTER)
+    assert await Generations(cache, kept).live() == live
+    assert await cache.client.exists(POINTER)
+
+
+async def test_a_change_that_redis_lost_in_the_middle_is_made(cache: Cache) -> None:
+    """It is kept first: a process that puts the pointer back then makes it, and the operator's own call finds nothing in its way."""
+    kept = MemoryPointer()
+    await kept.put(TURNED)
+    assert await Generations(cache, kept).read() == TURNED
+    operator = Generations(cache, Losing(cache))
+    await operator.change(TURNED, Live(SECOND))
+    assert await operator.read() == Live(SECOND)
+
+
+async def test_a_change_that_came_too_late_is_not_kept(cache: Cache) -> None:
+    """An operator's command that stood still between its look and its change does not leave what it wanted for the next loss."""
+    kept = Overtaken(cache)
+    with pytest.raises(Conflict):
+        await Generations(cache, kept).change(ALONE, BOTH)
+    assert await kept.get() == Live(FIRST, 7, "building")
+
+
+async def test_a_lost_pointer_while_the_ledger_is_away(cache: Cache) -> None:
+    """Then nothing is known, as while Redis is away."""
+    with pytest.raises(CacheUnavailable):
+        await Generations(cache, Away()).live()
 
 
 async def test_only_one_of_two_operators_changes_the_pointer(cache: Cache) -> None:
     """A change starts from what the operator has seen, and fails where that is over."""
-    one, other = Generations(cache), Generations(cache)
+    one, other = Generations(cache, MemoryPointer()), Generations(cache, MemoryPointer())
     await one.change(ALONE, BOTH)
     with pytest.raises(Conflict):
         await other.change(ALONE, Live(FIRST, 7, "building"))
@@ -80,15 +163,15 @@ async def test_only_one_of_two_operators_changes_the_pointer(cache: Cache) -> No
 
 async def test_the_pointer_has_no_lifetime(cache: Cache) -> None:
     """The eviction policy takes only keys that have one."""
-    await Generations(cache).change(ALONE, BOTH)
+    await Generations(cache, MemoryPointer()).change(ALONE, BOTH)
     assert await cache.client.ttl(POINTER) == -1
 
 
 async def test_a_process_learns_of_a_change_in_time(cache: Cache) -> None:
     """What was known is asked again after a bounded time, once for all callers."""
-    watching = Generations(cache)
+    watching = Generations(cache, MemoryPointer())
     assert await watching.live() == ALONE
-    await Generations(cache).change(ALONE, BOTH)
+    await Generations(cache, MemoryPointer()).change(ALONE, BOTH)
     async with asyncio.timeout(SETTLED_S / 2):
         while await watching.live() != BOTH:  # noqa: ASYNC110 - what is waited for is another process's doing
             await asyncio.sleep(0.01)
@@ -98,15 +181,33 @@ async def test_nobody_acts_on_a_pointer_that_cannot_be_read(server: Valkey) -> N
     """While Redis is away nothing is known, and so nothing is read from it or put into it."""
     cache = Cache(f"redis://127.0.0.1:{server.port + 1}/0", client_name="tests")
     with pytest.raises(CacheUnavailable):
-        await Generations(cache).live()
+        await Generations(cache, MemoryPointer()).live()
     await cache.stop()
+
+
+async def test_a_loss_of_redis_moves_nobody_to_another_generation(cache: Cache) -> None:
+    """One process has read the pointer just before the loss, another one reads it just after: what the one shows, the other reads."""
+    history, reads = given_history("deposit", "buy", "open")
+    kept = MemoryPointer()
+    await Generations(cache, kept).change(ALONE, BOTH)
+    await Generations(cache, kept).change(BOTH, TURNED)
+    await Generations(cache, kept).change(TURNED, Live(SECOND))
+    projector, door = (Views(cache, reads, Generations(cache, kept), ttl_s=TTL_S) for _ in range(2))
+    await projector.put(arrived(history, 1))
+    assert (await door.account(history.username)).version == 1
+    await cache.client.flushdb()
+    await projector.put(arrived(history, 1, 2))
+    assert (await door.account(history.username)).version == 2
+    await projector._generations.read()
+    await projector.put(arrived(history, 3))
+    assert (await door.account(history.username)).version == 3
 
 
 async def test_results_go_to_both(cache: Cache) -> None:
     """Whatever moves on an account that is in both generations moves it on in both."""
     history, reads = given_history("deposit", "buy", "open", "close")
-    await Generations(cache).change(ALONE, BOTH)
-    views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    await Generations(cache, MemoryPointer()).change(ALONE, BOTH)
+    views = Views(cache, reads, Told(cache, MemoryPointer()), ttl_s=TTL_S)
     await begin(views, reads, history)
     await views.put(arrived(history, 1, 2, 3, 4))
     assert await versions(cache, history.username) == (4, 4)
@@ -118,10 +219,10 @@ async def test_results_go_to_both(cache: Cache) -> None:
 async def test_a_result_does_not_begin_a_view_of_the_new_generation_in_the_middle(cache: Cache) -> None:
     """What the new generation does not have yet comes whole, with the building or with the next load."""
     history, reads = given_history("deposit", "buy", "open")
-    views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    views = Views(cache, reads, Told(cache, MemoryPointer()), ttl_s=TTL_S)
     await begin(views, reads, history)
     await views.put(arrived(history, 1, 2))
-    await Generations(cache).change(ALONE, BOTH)
+    await Generations(cache, MemoryPointer()).change(ALONE, BOTH)
     assert (await views.put(arrived(history, 3))).put == 1
     assert await versions(cache, history.username) == (3, None)
     assert await views.refill(history.username)
@@ -131,9 +232,9 @@ async def test_a_result_does_not_begin_a_view_of_the_new_generation_in_the_middl
 async def test_an_account_that_was_read_before_does_not_come_in_behind_the_one_that_serves(cache: Cache) -> None:
     """What was decided between the reading of an account and its putting is not missing in the new generation: the account is read again."""
     history, reads = given_history("deposit", "buy", "open")
-    views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    views = Views(cache, reads, Told(cache, MemoryPointer()), ttl_s=TTL_S)
     await views.put(arrived(history, 1, 2, 3))
-    await Generations(cache).change(ALONE, BOTH)
+    await Generations(cache, MemoryPointer()).change(ALONE, BOTH)
     assert await views.refill(history.username)
     assert await versions(cache, history.username) == (3, 3)
 
@@ -141,7 +242,7 @@ async def test_an_account_that_was_read_before_does_not_come_in_behind_the_one_t
 async def test_a_view_that_is_wrong_is_made_anew(cache: Cache) -> None:
     """A view of the right version with wrong contents is replaced where that is asked for, and only then."""
     history, reads = given_history("deposit", "buy", "open")
-    views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    views = Views(cache, reads, Told(cache, MemoryPointer()), ttl_s=TTL_S)
     await views.put(arrived(history, 1, 2, 3))
     await cache.client.hset(LAYOUT.keys(history.username, FIRST)[0], "cash:USD", '{"available":"1","held":"0","updated_at":"2026-11-25T00:00:00.000Z"}')
     await views.refill(history.username)
@@ -153,7 +254,7 @@ async def test_a_view_that_is_wrong_is_made_anew(cache: Cache) -> None:
 async def test_making_a_view_anew_does_not_take_it_back(cache: Cache) -> None:
     """Also then a version never goes back: the account is read again."""
     history, reads = given_history("deposit", "buy", "open")
-    views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    views = Views(cache, reads, Told(cache, MemoryPointer()), ttl_s=TTL_S)
     await views.put(arrived(history, 1, 2, 3))
     assert await views.refill(history.username, anew=True)
     assert (await views.account(history.username)).version == 3
@@ -162,7 +263,7 @@ async def test_making_a_view_anew_does_not_take_it_back(cache: Cache) -> None:
 async def test_what_moves_a_view_on_is_told(cache: Cache) -> None:
     """On the account's channel: the record of a result that was shown, or the version of a view that was put whole; nothing where nothing has changed."""
     history, reads = given_history("deposit", "buy", "open")
-    views = Views(cache, reads, Told(cache), ttl_s=TTL_S)
+    views = Views(cache, reads, Told(cache, MemoryPointer()), ttl_s=TTL_S)
     await begin(views, reads, history)
     async with cache.client.pubsub() as changes:
         await changes.subscribe(f"changes:{history.username}")
@@ -182,7 +283,7 @@ async def test_what_moves_a_view_on_is_told(cache: Cache) -> None:
 async def test_a_switch_at_any_moment_takes_no_reader_back(cache: Cache, steps: list, data: st.DataObject) -> None:
     """Results, building, loads, evictions and switches in any order: whichever generation is read, a version that was seen stays seen."""
     history, reads = given_history(*steps)
-    generations = Told(cache)
+    generations = Told(cache, MemoryPointer())
     await cache.client.delete(POINTER)
     await generations.change(ALONE, BOTH)
     views = Views(cache, reads, generations, ttl_s=TTL_S)

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from infra.cache import Arrived, Cache, CacheUnavailable, Snapshot, Views
 from infra.cache_guard import ORDERS_HELD_MAX, ROWS_HELD_MAX, Layout
-from infra.generations import Generations, Live
+from infra.generations import POINTER, Generations, Live
 from infra.local import ports
 from schemas.ledger import Account, Entry, Order
 from schemas.results import encode_result
 from tests.fakes.cache import CountingCache, answers
 from tests.fakes.histories import STEPS, History, HistoryReads
+from tests.fakes.pointer import MemoryPointer
 from tests.valkey import valkey
 from tests.waiting import eventually
 
@@ -28,6 +29,7 @@ PROCESSES = 3
 STALL_S_MAX = 0.003
 DEADLINE_S = 10.0
 LAYOUT = Layout(1_000)
+KEPT = MemoryPointer()
 USERS = count(1)
 PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -113,12 +115,15 @@ class Run:
             await self._pause()
 
     async def evict(self) -> None:
-        """The server takes any of the keys, or all of them. Not before the first result is shown for good: it makes a view by itself, whenever it comes."""
+        """The server loses any of the keys (the pointer to the generations is one) or all of them.
+
+        Not before the first result is shown for good: it makes a view by itself, whenever it comes.
+        """
         while not self.begun:
             await self._pause()
         while not self.shown:
             keys = [key for generation in self.live.all for key in LAYOUT.keys(self.history.username, generation)]
-            keys.append(LAYOUT.lease(self.history.username))
+            keys += [LAYOUT.lease(self.history.username), POINTER]
             await self.caches[0].client.delete(*([self.chance.choice(keys)] if self.chance.random() < 3 / 4 else keys))
             await self._pause()
 
@@ -126,9 +131,9 @@ class Run:
         await asyncio.sleep(self.chance.choice((0, 0, self.chance.uniform(0, STALL_S_MAX))))
 
 
-@pytest.fixture(scope="module", params=[Live(), Live(1, 2, "built")], ids=["one-generation", "two-generations"])
+@pytest.fixture(scope="module", params=[Live(), Live(1, 2, "built"), Live(2)], ids=["one-generation", "two-generations", "a-later-one"])
 async def live(request: pytest.FixtureRequest, caches: list[CountingCache]) -> AsyncIterator[Live]:
-    generations = Generations(caches[0])
+    generations = Generations(caches[0], KEPT)
     await generations.change(Live(), request.param)
     yield request.param
     await generations.change(request.param, Live())
@@ -148,7 +153,7 @@ async def caches(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list
 def begun(caches: list[CountingCache], live: Live, history: History, seed: int) -> Run:
     chance = random.Random(seed)  # noqa: S311 - of a test
     reads = StallingReads({history.username: history}, visible={history.username: 0}, chance=chance)
-    return Run(history, reads, [Views(cache, reads, Generations(cache), ttl_s=1_000) for cache in caches], caches, live, chance)
+    return Run(history, reads, [Views(cache, reads, Generations(cache, KEPT), ttl_s=1_000) for cache in caches], caches, live, chance)
 
 
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=20), seed=st.integers(0, 2**32))
@@ -202,7 +207,7 @@ class OldReads(HistoryReads):
 async def slow_and_quick(caches: list[CountingCache], history: History) -> tuple[OldReads, Views, Views, "asyncio.Task[Snapshot]"]:
     """Two processes: the first is loading, and is under way with the ledger's answer of version 2."""
     reads = OldReads({history.username: history}, visible={history.username: 2})
-    slow, quick = (Views(cache, reads, Generations(cache), ttl_s=1_000) for cache in caches[:2])
+    slow, quick = (Views(cache, reads, Generations(cache, KEPT), ttl_s=1_000) for cache in caches[:2])
     loading = asyncio.create_task(slow.load(history.username))
     await eventually(lambda: reads.reads.get("account"), DEADLINE_S)
     return reads, slow, quick, loading
@@ -252,7 +257,7 @@ async def test_a_load_that_has_just_ended_is_not_joined() -> None:
     cache = Cache(f"redis://127.0.0.1:{ports.free()}/0", client_name="nowhere")
     for step in range(40):
         reads = HistoryReads({history.username: history}, visible={history.username: 1})
-        views = Views(cache, reads, Generations(cache), ttl_s=1_000)
+        views = Views(cache, reads, Generations(cache, KEPT), ttl_s=1_000)
         cache._rests_until = float("inf")  # nothing is asked of it, so that every load takes the same steps
         early = asyncio.create_task(views.load(history.username))
         for _ in range(4):

@@ -43,14 +43,15 @@ async def test_the_accounts_of_the_newest_results(provisioned: Addresses) -> Non
         async with reading(provisioned.kafka, client_id="test", topic=RESULTS) as reader:
             return await reader.ends()
 
-    shown = await publish(*names, *names[:10])
+    await publish(*names)
+    shown = await publish(*names[:10])
     before = dict(versions)
     await publish(*names)
     await bus.stop(10)
     everything = await newest_shown(provisioned.kafka, lambda: shown, ALL)
     assert {name: version for name, version in everything.items() if name in before} == before
     mine = [name for name in everything if name in before]
-    assert mine == [*names[9::-1], *names[:9:-1]]
+    assert (set(mine[:10]), set(mine[10:])) == (set(names[:10]), set(names[10:]))  # two of one millisecond come in any order
     by_partition = [await newest_shown(provisioned.kafka, lambda number=number: {number: shown[number]}, ALL) for number in range(PARTITIONS)]
     assert sorted(name for some in by_partition for name in some) == sorted(everything)
     few = await newest_shown(provisioned.kafka, lambda: shown, PARTITIONS * 2)

@@ -17,6 +17,7 @@ from schemas.results import encode_result
 from tests.fakes.cache import CountingCache
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import STEPS, History, HistoryReads, begin
+from tests.fakes.pointer import MemoryPointer
 from tests.valkey import Valkey, valkey
 from tests.waiting import eventually
 
@@ -51,7 +52,7 @@ def arrived(history: History, *versions: int, reply_to: str | None = None) -> li
 
 def views_of(cache: Cache, *histories: History) -> tuple[Views, HistoryReads]:
     reads = HistoryReads({history.username: history for history in histories})
-    return Views(cache, reads, Generations(cache), ttl_s=TTL_S), reads
+    return Views(cache, reads, Generations(cache, MemoryPointer()), ttl_s=TTL_S), reads
 
 
 async def assert_shows(views: Views, history: History, version: int) -> None:

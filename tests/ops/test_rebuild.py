@@ -25,6 +25,7 @@ from ops.rebuild import LEDGER, RESULTS, NotNow, Parts, drop, rebuild, switch
 from schemas.results import encode_result
 from tests.engine import engine
 from tests.fakes.histories import History
+from tests.fakes.pointer import MemoryPointer
 from tests.valkey import valkey
 from tests.waiting import eventually
 
@@ -69,7 +70,8 @@ class Stage:
     def __init__(self, cache: Cache, dynamo: Dynamo, histories: list[History]) -> None:
         self.cache, self.dynamo, self.histories = cache, dynamo, histories
         self.ledger = ParkingLedger(dynamo)
-        self.generations = Told(cache)
+        self.kept = MemoryPointer()
+        self.generations = Told(cache, self.kept)
         self.views = Views(cache, self.ledger, self.generations, ttl_s=TTL_S)
         self.check = ViewCheck(cache, LAYOUT)
         self.paused: list[float] = []
@@ -102,7 +104,7 @@ class Stage:
             self.paused.append(seconds)
 
         return Parts(
-            generations=Told(self.cache),
+            generations=Told(self.cache, self.kept),
             views=self.views,
             check=self.check,
             state=BuildState(self.cache, SystemIds().new()),

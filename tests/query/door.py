@@ -33,6 +33,7 @@ from schemas.views import consistency_token
 from tests.fakes.candles import MemoryCandles
 from tests.fakes.clock import FakeClock
 from tests.fakes.histories import ASSETS, History, HistoryReads, Step, begin
+from tests.fakes.pointer import MemoryPointer
 
 AT = datetime(2026, 11, 25, 7, 59, tzinfo=UTC)
 PRICES = {"BTC": Decimal("50000.00"), "ETH": Decimal("2500.5")}
@@ -136,7 +137,7 @@ async def read_door(redis_url: str, folder: Path, *, listeners_max: int = 100, h
     clock, cache, reads, market, profiles = FakeClock(), Cache(redis_url, client_name="test"), AwayReads({}), MemoryMarket(), Profiles()
     await cache.client.flushdb()
     candles = MemoryCandles()
-    views, denylist = Views(cache, reads, Generations(cache), ttl_s=1_000), Denylist(cache, clock)
+    views, denylist = Views(cache, reads, Generations(cache, MemoryPointer()), ttl_s=1_000), Denylist(cache, clock)
     shown, lag = MarketCache(cache, market, memory_s=0), ProjectionLag(cache, clock, memory_s=0)
     bounds: dict[str, Any] = {"listeners_max": listeners_max, "heartbeat_s": heartbeat_s}
     streams = Streams(views, Changes(cache.client), market=shown, revocations=denylist, clock=clock, **bounds)

@@ -23,6 +23,7 @@ from schemas.identity import Profile
 from schemas.results import encode_result
 from tests.fakes.clock import START
 from tests.fakes.histories import History
+from tests.fakes.pointer import MemoryPointer
 
 PATHS = (
     "/balance",
@@ -44,7 +45,7 @@ async def test_the_store_and_the_results_tell_the_same(provisioned: Addresses, t
     async with _door(provisioned, provisioned.redis_url, tmp_path) as (client, dynamo, cache):
         await _store(Ledger(dynamo), history)
         await IdentityStore(dynamo).register(_profile(history.username), "hash")
-        await Views(cache, Ledger(dynamo), Generations(cache), ttl_s=1_000).put([Arrived(one, encode_result(one)) for one in history.results])
+        await Views(cache, Ledger(dynamo), Generations(cache, MemoryPointer()), ttl_s=1_000).put([Arrived(one, encode_result(one)) for one in history.results])
         by_results = [_without_time(await client.get(f"/api/v1{path}")) for path in PATHS]
         await cache.client.delete(*Layout(1_000).keys(history.username, FIRST))
         assert [_without_time(await client.get(f"/api/v1{path}")) for path in PATHS] == by_results

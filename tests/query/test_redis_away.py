@@ -12,6 +12,7 @@ from infra.generations import Generations
 from infra.ledger_bound import BoundedReads, TooManyReads
 from schemas.results import encode_result
 from tests.fakes.histories import History, HistoryReads
+from tests.fakes.pointer import MemoryPointer
 from tests.query.door import ReadDoor, read_door
 from tests.valkey import valkey
 from tests.waiting import eventually
@@ -98,7 +99,7 @@ async def test_the_ledger_is_asked_by_few_at_once(tmp_path: Path) -> None:
     reads = SlowReads({history.username: history for history in histories})
     async with valkey(tmp_path) as server:
         cache = Cache(server.url, client_name="tests")
-        views = Views(cache, BoundedReads(reads, at_once=4, waiting_max=100), Generations(cache), ttl_s=1_000)
+        views = Views(cache, BoundedReads(reads, at_once=4, waiting_max=100), Generations(cache, MemoryPointer()), ttl_s=1_000)
         await server.stop()
         answers = await asyncio.gather(*(views.account(history.username) for history in histories), return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, TooManyReads)]

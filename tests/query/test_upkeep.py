@@ -19,6 +19,7 @@ from infra.ledger_bound import TooManyReads
 from processors.upkeep import ACCOUNTS_PER_S, AT_ONCE, LOOK_S, RESULTS_MIN, Upkeep, mend, warm
 from schemas.results import encode_result
 from tests.fakes.histories import History, HistoryReads, begin
+from tests.fakes.pointer import MemoryPointer
 from tests.valkey import Valkey, valkey
 from tests.waiting import eventually
 
@@ -50,7 +51,7 @@ def user() -> History:
 
 def ledger_and_views(cache: Cache, histories: list[History]) -> tuple[HistoryReads, Views]:
     reads = HistoryReads({history.username: history for history in histories})
-    return reads, Views(cache, reads, Generations(cache), ttl_s=1_000)
+    return reads, Views(cache, reads, Generations(cache, MemoryPointer()), ttl_s=1_000)
 
 
 async def show(views: Views, *histories: History) -> None:
