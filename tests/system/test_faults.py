@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from events.topics import RESULTS
+from infra.cache_client import Cache
+from infra.generations import KNOWN_S, Generations, KeptPointer, Live
 from infra.local.home import MACHINES, PROCESSES, log_file
 from schemas.requests import request_id
 from schemas.results import decode_result
@@ -27,6 +29,7 @@ AWAY_S = 8.0
 READ_S = 3.0
 FLIGHT = 50
 USERS = 5
+LOSSES = 20
 SHUTDOWN_S = float(CHOSEN["CNOP_SHUTDOWN_S"])
 
 
@@ -192,6 +195,32 @@ async def test_the_cache_is_emptied(system: System) -> None:
     assert await writer.balance() == "950.95"
     assert len((await writer.read("/orders"))["data"]) == 1
     assert (await system.http.get(f"{API}/inventory/assets/BTC")).json()["data"]["price_usd"] == 50000.0
+
+
+async def test_the_cache_is_emptied_while_a_later_generation_is_read(system: System) -> None:
+    """After a 201 the next read shows it also then: nobody takes the first generation for the one that is read, not for a moment."""
+    cache = Cache(system.addresses.redis_url, client_name="test")
+    generations = Generations(cache, KeptPointer(system.dynamo))
+    before = await generations.read()
+    later = Live(before.serving + 1)
+    users = [await system.user("1000.00") for _ in range(LOSSES)]
+    await learned(generations, before, later)
+    for user in users:
+        await system.redis.flushall()
+        for deposits in (1, 2):
+            answered(await user.deposit("1.00"), 201)
+            assert await user.balance() == f"{1000 + deposits}.00"
+    assert await generations.read() == later
+    await learned(generations, later, before)
+    await cache.stop()
+
+
+async def learned(generations: Generations, before: Live, after: Live) -> None:
+    """Set the pointer at once, without the steps that a switch takes, and wait until nobody acts on what was before."""
+    await generations.change(before, after)
+    loop = asyncio.get_running_loop()
+    over = loop.time() + 2 * KNOWN_S
+    await eventually(lambda: loop.time() > over, BACK_S)
 
 
 async def test_the_cache_is_away(system: System) -> None:
