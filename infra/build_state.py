@@ -65,7 +65,7 @@ class BuildState:
     async def write(self, build: Build) -> None:
         """Write it down. Busy where the right to work was lost: then nothing is written."""
         if not await self._cache.script(_WRITE, Call((OPERATOR, BUILD), (self._operator, build.model_dump_json()))):
-            raise Busy("another operator's command has taken over")
+            raise Busy("this command may not go on: another operator's has taken over, or Redis has lost everything. Repeat it")
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

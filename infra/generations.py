@@ -1,8 +1,8 @@
 """Which generations of the views live, and which of them is read.
 
-The pointer is one hash in Redis without a lifetime, so that the eviction policy (`volatile-lru`) never takes it. It is kept beside the ledger as well:
-where Redis has lost everything, who misses the pointer puts it back as it was. Were the first generation taken for the one that is read instead, then for
-a moment some processes would show what others do not read.
+The pointer is one hash in Redis without a lifetime, so that the eviction policy (`volatile-lru`) never takes it. After each change it is kept beside the
+ledger as well: where Redis has lost everything, who misses the pointer puts it back as it was. Were the first generation taken for the one that is read
+instead, then for a moment some processes would show what others do not read.
 
 At most two generations live. Every change of a view is put into both by one script, so that for each account they are at the same version, or one of
 them has no view of it and is filled from the ledger. That is why the readers may be switched from one to the other at any moment, each at its own.
@@ -11,13 +11,16 @@ A process acts on what it knows of the pointer for at most `KNOWN_S`, and a call
 acts on what was before.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Protocol, cast, get_args
 
+from botocore.exceptions import ClientError
+
 from infra.cache_client import Cache, CacheUnavailable, Call, Script
-from infra.dynamo import Dynamo, DynamoUnavailable, from_item, to_item
+from infra.dynamo import Dynamo, DynamoUnavailable, error_code, from_item, to_attribute, to_item
 from infra.known import Known
 from schemas.tables import GENERATIONS_KEY, LEDGER
 
@@ -26,6 +29,9 @@ KNOWN_S: Final = 0.5
 SETTLED_S: Final = 8.0
 """`KNOWN_S`, and the time of the calls of one batch: waiting for a connection, the answer, and one repetition, for each of its two parts."""
 FIRST: Final = 1
+CHANGE_ATTEMPTS_MAX: Final = 2
+"""A change that Redis loses is made again."""
+FIELDS: Final = ("number", "serving", "standby", "state")
 
 State = Literal["building", "built", "kept", "dropping"]
 """Of the standby generation: not complete yet; complete and never read so far; read before the other one, and kept for going back to it; given up, so that
@@ -34,6 +40,10 @@ nothing is put into it any more, and its keys are being taken away."""
 
 class Conflict(RuntimeError):
     """The pointer is not what the change started from: somebody else has changed it meanwhile."""
+
+
+class NotKept(RuntimeError):
+    """The ledger's table refuses: this process may not read it, or not put the pointer there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +63,58 @@ class Live:
 _SET: Final = Script(
     "generations set",
     """
--- KEYS: pointer. ARGV: serving, standby, state as they are, unless the pointer is lost; then as they are to be. '' stands for none
-local known = redis.call('HMGET', KEYS[1], 'serving', 'standby', 'state')
-for at = 1, 3 do
-  if known[1] and (known[at] or '') ~= ARGV[at] then return 0 end
+-- KEYS: pointer. ARGV: number, serving, standby, state as they are; then as they are to be. '' stands for none
+-- Answers 'set', also where it is so already; 'lost' where there is no pointer; 'other'
+local names = {'number', 'serving', 'standby', 'state'}
+local known = redis.call('HMGET', KEYS[1], unpack(names))
+if not known[2] then return 'lost' end
+local function is(from)
+  for at = 1, 4 do
+    if (known[at] or (at == 1 and '0' or '')) ~= ARGV[from + at] then return false end
+  end
+  return true
 end
+if is(4) then return 'set' end
+if not is(0) then return 'other' end
 redis.call('DEL', KEYS[1])
-for at, name in ipairs({'serving', 'standby', 'state'}) do
-  if ARGV[at + 3] ~= '' then redis.call('HSET', KEYS[1], name, ARGV[at + 3]) end
+for at, name in ipairs(names) do
+  if ARGV[4 + at] ~= '' then redis.call('HSET', KEYS[1], name, ARGV[4 + at]) end
 end
-return 1
+return 'set'
+""",
+)
+
+_PUT_BACK: Final = Script(
+    "generations put back",
+    """
+-- KEYS: pointer. ARGV: number, serving, standby, state. '' stands for none. Where there is one it stays.
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  for at, name in ipairs({'number', 'serving', 'standby', 'state'}) do
+    if ARGV[at] ~= '' then redis.call('HSET', KEYS[1], name, ARGV[at]) end
+  end
+end
+return redis.call('HMGET', KEYS[1], 'number', 'serving', 'standby', 'state')
 """,
 )
 
 
-class Pointer(Protocol):
-    """Where the pointer is kept for the case that Redis loses it: `KeptPointer`, or a fake. DynamoUnavailable for a passing fault."""
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """What lives, and which change of the pointer made it so: each has the next number."""
 
-    async def get(self) -> Live | None:
-        """As it was put last; None where it never was."""
+    live: Live = Live()
+    number: int = 0
+
+
+class Pointer(Protocol):
+    """Where the pointer is kept for the case that Redis loses it: `KeptPointer`, or a fake. DynamoUnavailable for a passing fault, NotKept for another one."""
+
+    async def get(self) -> Pointed:
+        """The newest that was put; that of a new system where none ever was."""
         ...
 
-    async def put(self, live: Live) -> None:
-        """Keep it."""
+    async def put(self, pointed: Pointed) -> None:
+        """Keep it, unless a newer one is kept."""
         ...
 
 
@@ -85,18 +124,27 @@ class KeptPointer:
     def __init__(self, dynamo: Dynamo) -> None:
         self._dynamo = dynamo
 
-    async def get(self) -> Live | None:
+    async def get(self) -> Pointed:
         """See `Pointer`."""
-        answer = await self._dynamo.call("get_item", TableName=LEDGER.name, Key=GENERATIONS_KEY, ConsistentRead=True)
+        try:
+            answer = await self._dynamo.call("get_item", TableName=LEDGER.name, Key=GENERATIONS_KEY, ConsistentRead=True)
+        except ClientError as error:
+            raise NotKept(f"The pointer to the generations cannot be read from the table {LEDGER.name}: {error}") from error
         if "Item" not in answer:
-            return None
+            return Pointed()
         item = from_item(answer["Item"])
         standby = item.get("standby")
-        return Live(int(item["serving"]), None if standby is None else int(standby), item.get("state"))
+        return Pointed(Live(int(item["serving"]), None if standby is None else int(standby), item.get("state")), int(item["number"]))
 
-    async def put(self, live: Live) -> None:
+    async def put(self, pointed: Pointed) -> None:
         """See `Pointer`."""
-        await self._dynamo.call("put_item", TableName=LEDGER.name, Item={**GENERATIONS_KEY, **to_item(live)})
+        item = {**GENERATIONS_KEY, **to_item(pointed.live), "number": to_attribute(pointed.number)}
+        newer = {"ConditionExpression": "attribute_not_exists(pk) OR #number < :number", "ExpressionAttributeNames": {"#number": "number"}}
+        try:
+            await self._dynamo.call("put_item", TableName=LEDGER.name, Item=item, ExpressionAttributeValues={":number": item["number"]}, **newer)
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise NotKept(f"The pointer to the generations cannot be kept in the table {LEDGER.name}: {error}") from error
 
 
 class Generations:
@@ -106,58 +154,59 @@ class Generations:
         self._cache = cache
         self._kept = kept
         self._known = Known(self._read, memory_s=KNOWN_S)
+        self._rests_until = float("-inf")
 
     async def live(self) -> Live:
         """What lives, as it was at most `KNOWN_S` ago."""
-        return await self._known.value()
+        return (await self._known.value()).live
 
     async def read(self) -> Live:
         """What lives now."""
-        return await self._known.again()
+        return (await self._known.again()).live
 
     async def change(self, before: Live, after: Live) -> None:
         """Set the pointer. Conflict where it is not as it was before. Others know of it after `SETTLED_S` at the latest.
 
-        It is kept before it is set. A loss of Redis in between then makes the change, which is as good as making it; after it nothing goes back.
-        DynamoUnavailable where it cannot be kept.
+        What is kept is never more than this one change behind. A loss of Redis before the change is kept takes it back, as if it were made the other way
+        round at that moment. DynamoUnavailable or NotKept where it cannot be kept: it may be made, and the next change keeps it.
         """
-        if await self.read() == before:
-            await self._kept.put(after)
-            if await self._set(before, after):
-                await self.read()
-                return
-            await self._kept.put(await self.read())
+        for _ in range(CHANGE_ATTEMPTS_MAX):
+            now = await self._known.again()
+            if now.live != before:
+                break
+            await self._kept.put(now)
+            kept = await self._kept.get()  # newer than the pointer where Redis was set back
+            then = Pointed(after, max(now.number, kept.number) + 1)
+            answer = await self._cache.script(_SET, Call((POINTER,), (*_spelled(now), *_spelled(then))))
+            if answer == b"set":
+                await self._kept.put(then)
+                if await self.read() == after:
+                    return
         raise Conflict("the generations were changed by somebody else")
 
-    async def _set(self, before: Live, after: Live) -> bool:
-        """Whether it was as before, or is lost."""
-        return bool(await self._cache.script(_SET, Call((POINTER,), (*_spelled(before), *_spelled(after)))))
+    async def _read(self) -> Pointed:
+        fields = cast("list[bytes | None]", await self._cache.run("generations", partial(self._cache.client.hmget, POINTER, FIELDS)))
+        return _pointed(fields if any(fields) else await self._put_back())
 
-    async def _read(self) -> Live:
-        fields = await self._fields()
-        if not fields:
-            await self._put_back()
-            fields = await self._fields()
-        if not fields:
-            raise CacheUnavailable("generations: the pointer is lost again")
-        return _live(fields)
-
-    async def _fields(self) -> Mapping[bytes, bytes]:
-        return cast("Mapping[bytes, bytes]", await self._cache.run("generations", partial(self._cache.client.hgetall, POINTER)))
-
-    async def _put_back(self) -> None:
+    async def _put_back(self) -> list[bytes | None]:
+        """Who misses it does that, and those who miss it while the ledger does not answer are told so without a wait of their own."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._rests_until:
+            raise CacheUnavailable("generations: the pointer is lost, and the ledger did not answer")
         try:
-            kept = await self._kept.get() or Live()
-        except DynamoUnavailable as error:
+            kept = await self._kept.get()
+        except (DynamoUnavailable, NotKept) as error:
+            self._rests_until = loop.time() + KNOWN_S
             raise CacheUnavailable(f"generations: the pointer is lost, and the ledger does not answer: {error}") from error
-        await self._set(kept, kept)
+        return cast("list[bytes | None]", await self._cache.script(_PUT_BACK, Call((POINTER,), _spelled(kept))))
 
 
-def _live(fields: Mapping[bytes, bytes]) -> Live:
-    standby = fields.get(b"standby")
-    state = fields.get(b"state", b"").decode()
-    return Live(int(fields[b"serving"]), None if standby is None else int(standby), next((one for one in get_args(State) if one == state), None))
+def _pointed(fields: Sequence[bytes | None]) -> Pointed:
+    number, serving, standby, state = (field and field.decode() for field in fields)
+    known = next((one for one in get_args(State) if one == state), None)
+    return Pointed(Live(int(serving or FIRST), int(standby) if standby else None, known), int(number or 0))
 
 
-def _spelled(live: Live) -> tuple[str, str, str]:
-    return str(live.serving), "" if live.standby is None else str(live.standby), live.state or ""
+def _spelled(pointed: Pointed) -> tuple[str, str, str, str]:
+    live = pointed.live
+    return str(pointed.number), str(live.serving), "" if live.standby is None else str(live.standby), live.state or ""

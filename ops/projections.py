@@ -20,7 +20,7 @@ from infra.cache import Arrived, Cache, CacheUnavailable, Views
 from infra.cache_guard import Layout
 from infra.clock import SystemIds
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.generations import Conflict, Generations, KeptPointer, Live
+from infra.generations import Conflict, Generations, KeptPointer, Live, NotKept
 from infra.ledger_accounts import Page, Place, account_pages, items_about
 from infra.parked import ParkingLedger
 from infra.settings import Settings
@@ -200,7 +200,7 @@ def _one_account(username: str, url: str, home: Any) -> None:
 def _run(url: str, home: Any, work: Callable[[Parts, Cache], Awaitable[T]]) -> T:
     try:
         return asyncio.run(_interruptible(_connected(url, home, work)))
-    except (NoTarget, NotNow, Busy, Conflict) as error:
+    except (NoTarget, NotNow, Busy, Conflict, NotKept) as error:
         raise stopped(str(error)) from None
     except (CacheUnavailable, DynamoUnavailable, BrokerError) as error:
         raise stopped(f"A machine does not answer: {error}. What was done stays; repeat the command. Elsewhere: CNOP_REDIS_URL, CNOP_DYNAMODB_URL.") from None

@@ -47,7 +47,7 @@ def find(url: str, home: Path | None) -> Target:
 
 def use_embedded_credentials() -> None:
     """For an embedded engine: never a user's own credentials, and no search for some."""
-    from infra.local.stack import LOCAL_CREDENTIALS  # noqa: PLC0415
+    from infra.local.machines import LOCAL_CREDENTIALS  # noqa: PLC0415
 
     os.environ.update(LOCAL_CREDENTIALS)
 

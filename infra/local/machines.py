@@ -1,5 +1,6 @@
 """What a stack needs before it can start: the machines' programs on disk, ports for everything, and how to ask whether a part answers."""
 
+import os
 import queue
 import shutil
 import threading
@@ -14,6 +15,16 @@ from infra.local.cache import Say
 from infra.local.config import LocalSettings
 from infra.local.files import read_json, write_json
 from infra.local.home import MACHINES, Home
+
+LOCAL_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",  # the embedded engine takes any, but a client must have some
+    "AWS_SESSION_TOKEN": "",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""For embedded engines: never a user's own credentials."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache as once
 from pathlib import Path
 
@@ -27,6 +28,9 @@ ATTEMPTS_MAX = 200
 _chosen: set[int] = set()
 """By this process: a lock says nothing to its own holder."""
 
+_block: ContextVar[set[int] | None] = ContextVar("block", default=None)
+"""What was chosen inside of `kept`, by this thread."""
+
 
 def is_free(port: int) -> bool:
     """Whether a server could listen on the port now."""
@@ -42,12 +46,14 @@ def is_free(port: int) -> bool:
 @contextmanager
 def kept() -> Iterator[None]:
     """What is chosen inside is kept from others until the block ends, instead of for ever: by then its servers have it."""
-    before = set(_chosen)
+    inside: set[int] = set()
+    token = _block.set(inside)
     try:
         yield
     finally:
+        _block.reset(token)
         file = _reservations(cache.root() / "ports.lock")
-        for port in _chosen - before:
+        for port in inside:
             _chosen.discard(port)
             if file is not None:
                 with suppress(OSError):
@@ -89,6 +95,9 @@ def _reserved(port: int) -> bool:
     except OSError as error:
         if error.errno in {errno.EACCES, errno.EAGAIN}:  # POSIX lets the system choose which of the two
             return False
+    inside = _block.get()
+    if inside is not None and port not in _chosen:
+        inside.add(port)
     _chosen.add(port)
     return True
 

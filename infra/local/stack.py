@@ -26,7 +26,7 @@ from infra.local.files import locked, read_json, write_json
 from infra.local.home import MACHINES, PROCESSES, SPARES, Home, LocalError, kind_and_slot, log_file
 from infra.local.keeper import READY
 from infra.local.logs import with_last_lines
-from infra.local.machines import Addresses, external, probe, settle_ports, through, together
+from infra.local.machines import LOCAL_CREDENTIALS, Addresses, external, probe, settle_ports, through, together
 from infra.local.probes import listens
 from infra.local.supervision import MACHINE_STOP_S, STOP_MARGIN_S, ProcessState, Supervisor
 
@@ -44,18 +44,11 @@ POLL_S = 0.05
 DOWN_MARGIN_S = 10.0
 """`down` waits this much longer than the keeper's own bounds before it kills."""
 
+UP_FAILS_S = 45.0
+"""An `up` whose keeper was stopped has failed after this time: its provisioning goes on trying for 30 s."""
+
 LOCAL_DEFAULTS = {"CNOP_ACCOUNT_PARTITIONS": "2"}
 """One machine settles faster in fewer and larger transactions; two partitions still show what several slots do."""
-
-LOCAL_CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "local",
-    "AWS_SECRET_ACCESS_KEY": "local",  # the embedded engine takes any, but a client must have some
-    "AWS_SESSION_TOKEN": "",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-"""For embedded engines: never a user's own credentials."""
 
 
 class Stack:
@@ -111,7 +104,7 @@ class Stack:
         """
         keeper = self.keeper()
         stopped = self._stop_kept_by(keeper) if keeper else []
-        deadline = time.monotonic() + (DOWN_MARGIN_S if keeper else 0.0)  # an `up` whose keeper was stopped fails at its next look
+        deadline = time.monotonic() + (UP_FAILS_S if keeper else 0.0)
         while not self._swept(keeper, stopped):
             if time.monotonic() > deadline:
                 raise LocalError(f"`cnop up` is at work on {self.home.path}. End it with Ctrl-C, or wait until it is done.")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra.cache import Arrived, Cache, CacheUnavailable, Views
 from infra.cache_guard import Layout
 from infra.dynamo import Dynamo, DynamoUnavailable
-from infra.generations import FIRST, POINTER, SETTLED_S, Conflict, Generations, KeptPointer, Live
+from infra.generations import FIRST, POINTER, SETTLED_S, Conflict, Generations, KeptPointer, Live, Pointed
 from infra.local.stack import Addresses
 from schemas.results import encode_result
 from schemas.tables import GENERATIONS_KEY, LEDGER
@@ -35,15 +35,19 @@ class Told(Generations):
 
 
 class Losing(MemoryPointer):
-    """Redis loses everything while the pointer is kept."""
+    """Redis loses everything before the pointer is kept the given time, and another process misses it."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, at: int) -> None:
         super().__init__()
         self._cache = cache
+        self._left = at
 
-    async def put(self, live: Live) -> None:
-        await super().put(live)
-        await self._cache.client.flushdb()
+    async def put(self, pointed: Pointed) -> None:
+        self._left -= 1
+        if not self._left:
+            await self._cache.client.flushdb()
+            await Generations(self._cache, self).live()
+        await super().put(pointed)
 
 
 class Overtaken(MemoryPointer):
@@ -53,24 +57,44 @@ class Overtaken(MemoryPointer):
         super().__init__()
         self._other: Generations | None = Generations(cache, self)
 
-    async def put(self, live: Live) -> None:
+    async def put(self, pointed: Pointed) -> None:
         other, self._other = self._other, None
         if other:
             await other.change(ALONE, Live(FIRST, 7, "building"))
-        await super().put(live)
+        await super().put(pointed)
 
 
 class Away(MemoryPointer):
     """The ledger does not answer."""
 
-    async def get(self) -> Live | None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def get(self) -> Pointed:
+        self.asked += 1
         raise DynamoUnavailable("away")
+
+
+class Remembering(Generations):
+    """A process that has read the pointer a moment ago whenever it acts, until it reads it again."""
+
+    async def live(self) -> Live:
+        self._last = getattr(self, "_last", None) or await super().read()
+        return self._last
+
+    async def read(self) -> Live:
+        self._last = await super().read()
+        return self._last
 
 
 @pytest.fixture
 async def dynamo(provisioned: Addresses) -> AsyncIterator[Dynamo]:
+    """Without a pointer, before and after."""
     async with Dynamo(provisioned.dynamodb_url, "us-east-1") as connected:
+        await connected.call("delete_item", TableName=LEDGER.name, Key=GENERATIONS_KEY)
         yield connected
+        await connected.call("delete_item", TableName=LEDGER.name, Key=GENERATIONS_KEY)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +137,7 @@ async def test_without_a_pointer_the_first_generation_serves(cache: Cache) -> No
 async def test_a_lost_pointer_is_put_back_as_it_was(cache: Cache, dynamo: Dynamo, kind: str, live: Live) -> None:
     """By whoever misses it."""
     kept = MemoryPointer() if kind == "memory" else KeptPointer(dynamo)
-    if kind == "table":
-        await dynamo.call("delete_item", TableName=LEDGER.name, Key=GENERATIONS_KEY)
-    assert await kept.get() is None
+    assert await kept.get() == Pointed()
     generations = Generations(cache, kept)
     if live != ALONE:
         await generations.change(ALONE, live)
@@ -124,33 +146,70 @@ async def test_a_lost_pointer_is_put_back_as_it_was(cache: Cache, dynamo: Dynamo
     assert await cache.client.exists(POINTER)
 
 
-async def test_a_change_that_redis_lost_in_the_middle_is_made(cache: Cache) -> None:
-    """It is kept first: a process that puts the pointer back then makes it, and the operator's own call finds nothing in its way."""
-    kept = MemoryPointer()
-    await kept.put(TURNED)
-    assert await Generations(cache, kept).read() == TURNED
-    operator = Generations(cache, Losing(cache))
-    await operator.change(TURNED, Live(SECOND))
-    assert await operator.read() == Live(SECOND)
+@pytest.mark.parametrize("kind", ["memory", "table"])
+async def test_the_newest_pointer_is_kept(dynamo: Dynamo, kind: str) -> None:
+    """By number: one that comes late, or again, changes nothing."""
+    kept = MemoryPointer() if kind == "memory" else KeptPointer(dynamo)
+    for number, live in ((3, TURNED), (2, BOTH), (3, Live(7))):
+        await kept.put(Pointed(live, number))
+        assert await kept.get() == Pointed(TURNED, 3)
+    await kept.put(Pointed(Live(SECOND), 4))
+    assert await kept.get() == Pointed(Live(SECOND), 4)
 
 
-async def test_a_change_that_came_too_late_is_not_kept(cache: Cache) -> None:
-    """An operator's command that stood still between its look and its change does not leave what it wanted for the next loss."""
+@pytest.mark.parametrize("at", [1, 2])
+async def test_a_change_that_redis_loses_is_made_all_the_same(cache: Cache, at: int) -> None:
+    """Lost before it is made, or after that and before it is kept; and somebody else puts the old pointer back."""
+    kept = Losing(cache, at)
+    operator = Generations(cache, kept)
+    await operator.change(ALONE, BOTH)
+    assert await operator.read() == BOTH
+    assert kept.kept.live == BOTH
+    await cache.client.flushdb()
+    assert await Generations(cache, kept).live() == BOTH
+
+
+async def test_a_change_of_an_operator_who_stood_still_is_not_kept(cache: Cache) -> None:
+    """It does not wait for the next loss."""
     kept = Overtaken(cache)
     with pytest.raises(Conflict):
         await Generations(cache, kept).change(ALONE, BOTH)
-    assert await kept.get() == Live(FIRST, 7, "building")
+    assert kept.kept.live == Live(FIRST, 7, "building")
+
+
+async def test_a_redis_that_was_set_back_is_followed(cache: Cache) -> None:
+    """The pointer that is there counts, and the next change is the newest that is kept."""
+    kept = MemoryPointer()
+    await kept.put(Pointed(Live(7), 40))
+    await cache.client.hset(POINTER, mapping={"number": "38", "serving": "6"})
+    operator = Generations(cache, kept)
+    await operator.change(Live(6), Live(6, 8, "building"))
+    assert (await kept.get()).live == Live(6, 8, "building")
+
+
+async def test_a_pointer_of_before_numbers(cache: Cache) -> None:
+    """Is as good as any."""
+    await cache.client.hset(POINTER, mapping={"serving": str(SECOND), "standby": str(FIRST), "state": "kept"})
+    kept = MemoryPointer()
+    operator = Generations(cache, kept)
+    assert await operator.read() == TURNED
+    await operator.change(TURNED, Live(SECOND))
+    assert kept.kept.live == Live(SECOND)
 
 
 async def test_a_lost_pointer_while_the_ledger_is_away(cache: Cache) -> None:
-    """Then nothing is known, as while Redis is away."""
-    with pytest.raises(CacheUnavailable):
-        await Generations(cache, Away()).live()
+    """Then nothing is known, as while Redis is away; not everybody who asks waits for the ledger."""
+    away = Away()
+    generations = Generations(cache, away)
+    for told in await asyncio.gather(*(generations.live() for _ in range(20)), return_exceptions=True):
+        assert isinstance(told, CacheUnavailable)
+    assert away.asked == 1
 
 
 async def test_only_one_of_two_operators_changes_the_pointer(cache: Cache) -> None:
     """A change starts from what the operator has seen, and fails where that is over."""
-    one, other = Generations(cache, MemoryPointer()), Generations(cache, MemoryPointer())
+    kept = MemoryPointer()
+    one, other = Generations(cache, kept), Generations(cache, kept)
     await one.change(ALONE, BOTH)
     with pytest.raises(Conflict):
         await other.change(ALONE, Live(FIRST, 7, "building"))
@@ -192,7 +251,7 @@ async def test_a_loss_of_redis_moves_nobody_to_another_generation(cache: Cache) 
     await Generations(cache, kept).change(ALONE, BOTH)
     await Generations(cache, kept).change(BOTH, TURNED)
     await Generations(cache, kept).change(TURNED, Live(SECOND))
-    projector, door = (Views(cache, reads, Generations(cache, kept), ttl_s=TTL_S) for _ in range(2))
+    projector, door = (Views(cache, reads, Remembering(cache, kept), ttl_s=TTL_S) for _ in range(2))
     await projector.put(arrived(history, 1))
     assert (await door.account(history.username)).version == 1
     await cache.client.flushdb()
