@@ -88,12 +88,17 @@ _PUT_BACK: Final = Script(
     "generations put back",
     """
 -- KEYS: pointer. ARGV: number, serving, standby, state. '' stands for none. Where there is one it stays.
+local names = {'number', 'serving', 'standby', 'state'}
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  for at, name in ipairs({'number', 'serving', 'standby', 'state'}) do
-    if ARGV[at] ~= '' then redis.call('HSET', KEYS[1], name, ARGV[at]) end
+  local fields = {}
+  for at, name in ipairs(names) do
+    if ARGV[at] ~= '' then fields[#fields + 1], fields[#fields + 2] = name, ARGV[at] end
   end
+  -- Where memory is full of what may not go it is not put: it is right all the same.
+  local put = redis.pcall('HSET', KEYS[1], unpack(fields))
+  if type(put) == 'table' and put.err then return ARGV end
 end
-return redis.call('HMGET', KEYS[1], 'number', 'serving', 'standby', 'state')
+return redis.call('HMGET', KEYS[1], unpack(names))
 """,
 )
 
@@ -202,7 +207,7 @@ class Generations:
 
 
 def _pointed(fields: Sequence[bytes | None]) -> Pointed:
-    number, serving, standby, state = (field and field.decode() for field in fields)
+    number, serving, standby, state = (field.decode() if field else "" for field in fields)
     known = next((one for one in get_args(State) if one == state), None)
     return Pointed(Live(int(serving or FIRST), int(standby) if standby else None, known), int(number or 0))
 
