@@ -83,7 +83,7 @@ async def test_silent_for_too_long(provisioned: Addresses, log: Log) -> None:
         return handled
 
     await log.publish("r0", "r1")
-    async with running(log.loop(wait, bounds=replace(QUICK, transaction_ms=1_000, open_s=1.0))) as (_, task):
+    async with running(log.loop(wait, bounds=replace(QUICK, transaction_ms=1_000, open_s=10.0))) as (_, task):
         await asyncio.wait_for(entered.wait(), WITHIN_S)
         with silent(provisioned):
             go_on.set()
