@@ -60,12 +60,23 @@ class Live:
         return (self.serving,) if self.standby is None or self.state == "dropping" else (self.serving, self.standby)
 
 
+_FIELDS: Final = f"""
+local names = {{'{"', '".join(FIELDS)}'}}
+-- As HSET takes them; '' stands for none
+local function fields(from)
+  local put = {{}}
+  for at, name in ipairs(names) do
+    if ARGV[from + at] ~= '' then put[#put + 1], put[#put + 2] = name, ARGV[from + at] end
+  end
+  return put
+end
+"""
+
 _SET: Final = Script(
     "generations set",
-    """
--- KEYS: pointer. ARGV: number, serving, standby, state as they are; then as they are to be. '' stands for none
+    f"""{_FIELDS}
+-- KEYS: pointer. ARGV: number, serving, standby, state as they are; then as they are to be
 -- Answers 'set', also where it is so already; 'lost' where there is no pointer; 'other'
-local names = {'number', 'serving', 'standby', 'state'}
 local known = redis.call('HMGET', KEYS[1], unpack(names))
 if not known[2] then return 'lost' end
 local function is(from)
@@ -77,25 +88,18 @@ end
 if is(4) then return 'set' end
 if not is(0) then return 'other' end
 redis.call('DEL', KEYS[1])
-for at, name in ipairs(names) do
-  if ARGV[4 + at] ~= '' then redis.call('HSET', KEYS[1], name, ARGV[4 + at]) end
-end
+redis.call('HSET', KEYS[1], unpack(fields(4)))
 return 'set'
 """,
 )
 
 _PUT_BACK: Final = Script(
     "generations put back",
-    """
--- KEYS: pointer. ARGV: number, serving, standby, state. '' stands for none. Where there is one it stays.
-local names = {'number', 'serving', 'standby', 'state'}
+    f"""{_FIELDS}
+-- KEYS: pointer. ARGV: number, serving, standby, state. Where there is one it stays.
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  local fields = {}
-  for at, name in ipairs(names) do
-    if ARGV[at] ~= '' then fields[#fields + 1], fields[#fields + 2] = name, ARGV[at] end
-  end
   -- Where memory is full of what may not go it is not put: it is right all the same.
-  local put = redis.pcall('HSET', KEYS[1], unpack(fields))
+  local put = redis.pcall('HSET', KEYS[1], unpack(fields(0)))
   if type(put) == 'table' and put.err then return ARGV end
 end
 return redis.call('HMGET', KEYS[1], unpack(names))

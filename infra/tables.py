@@ -60,23 +60,25 @@ async def _created(dynamo: Dynamo, table: Table) -> bool:
 
 async def _with_global_indexes(dynamo: Dynamo, table: Table, found: dict[str, Any]) -> dict[str, Any]:
     """Make the global indexes that a table of an earlier release lacks, one after the other, as DynamoDB wants it; the table as it is then."""
-    there = {index["IndexName"] for index in found.get("GlobalSecondaryIndexes") or []}
     types = {row["AttributeName"]: row for row in _declaration(table)["AttributeDefinitions"]}
     known = {row["AttributeName"] for row in found["AttributeDefinitions"]}
     for index in table.global_indexes:
-        if index.name not in there:
-            known |= {index.partition_key, index.sort_key}
-            try:
-                await dynamo.call(
-                    "update_table",
-                    TableName=table.name,
-                    AttributeDefinitions=[row for name, row in types.items() if name in known],
-                    GlobalSecondaryIndexUpdates=[{"Create": _global(index)}],
-                )
-            except ClientError:
-                if not _has(await _when_active(dynamo, table), index):  # it may be that somebody else was quicker
-                    raise
-            found = await _when_active(dynamo, table)
+        if _has(found, index):
+            continue
+        known |= {index.partition_key, index.sort_key}
+        refused = None
+        try:
+            await dynamo.call(
+                "update_table",
+                TableName=table.name,
+                AttributeDefinitions=[row for name, row in types.items() if name in known],
+                GlobalSecondaryIndexUpdates=[{"Create": _global(index)}],
+            )
+        except ClientError as error:
+            refused = error
+        found = await _when_active(dynamo, table)
+        if refused and not _has(found, index):  # else somebody else was quicker
+            raise refused
     return found
 
 

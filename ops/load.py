@@ -295,6 +295,7 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) 
     finally:
         working.cancel()
         stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _run(loading: Loading, client: Client, concurrency: int, proof: Proof | None) -> Summary:

@@ -116,14 +116,10 @@ class _Followed:
         if self.opened is None:
             self.opened = self.file.open("rb")
             self.opened.seek(min(self.start, os.fstat(self.opened.fileno()).st_size))
+        named, held = self.file.stat(), os.fstat(self.opened.fileno())  # before the reading: what was renamed by now is whole
         got = self.opened.read(READ_BYTES_MAX)
-        if got:
+        if got or (named.st_ino == held.st_ino and named.st_size >= self.opened.tell()):
             return got
-        named, held = self.file.stat(), os.fstat(self.opened.fileno())
-        if named.st_ino == held.st_ino and named.st_size >= self.opened.tell():
-            return b""
-        if named.st_ino != held.st_ino and (got := self.opened.read(READ_BYTES_MAX)):
-            return got  # written between the two looks
         self.close()
         self.start = 0
         if named.st_ino == held.st_ino:

@@ -52,7 +52,7 @@ def kept() -> Iterator[None]:
         yield
     finally:
         _block.reset(token)
-        file = _reservations(cache.root() / "ports.lock")
+        file = _reservations()
         for port in inside:
             _chosen.discard(port)
             if file is not None:
@@ -88,7 +88,7 @@ def free(taken: Iterable[int] = ()) -> int:
 
 def _reserved(port: int) -> bool:
     """Whether this process has it now, among all that choose here. The system frees it when the process ends."""
-    file = _reservations(cache.root() / "ports.lock")
+    file = _reservations()
     try:
         if file is not None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
@@ -102,8 +102,12 @@ def _reserved(port: int) -> bool:
     return True
 
 
+def _reservations() -> int | None:
+    return _opened(cache.root() / "ports.lock")
+
+
 @once
-def _reservations(file: Path) -> int | None:
+def _opened(file: Path) -> int | None:
     """Open for as long as the process lives: closing any descriptor of the file would free all of them. A port is the byte at its number.
 
     None where the folder cannot be written to: then ports are chosen without.

@@ -105,11 +105,11 @@ class Stack:
         keeper = self.keeper()
         stopped = self._stop_kept_by(keeper) if keeper else []
         deadline = time.monotonic() + (UP_FAILS_S if keeper else 0.0)
-        while not self._swept(keeper, stopped):
+        while (swept := self._swept(keeper)) is None:
             if time.monotonic() > deadline:
                 raise LocalError(f"`cnop up` is at work on {self.home.path}. End it with Ctrl-C, or wait until it is done.")
             time.sleep(POLL_S)
-        return stopped
+        return stopped + swept
 
     def running(self) -> bool:
         """Whether a keeper looks after this stack."""
@@ -165,7 +165,7 @@ class Stack:
 
     def await_ready(self, name: str) -> None:
         """Wait, within the bounds of a start, until it answers; raises LocalError with its last log lines where it does not."""
-        self._await(name, self._question(name, self.addresses), MACHINE_READY_S if name in MACHINES else PROCESS_READY_S)
+        self._await(name, self.addresses)
 
     def is_ready(self, name: str) -> bool:
         """Whether it answers now."""
@@ -176,7 +176,7 @@ class Stack:
     def _start_machines(self) -> Addresses:
         addresses = self.addresses if self.running() else self._launch()
         embedded = [name for name in MACHINES if not external(name, self._settings)]
-        together([lambda name=name: self._start(name, addresses, MACHINE_READY_S) for name in embedded])  # type: ignore[misc]
+        together([lambda name=name: self._start(name, addresses) for name in embedded])  # type: ignore[misc]
         return addresses
 
     def _launch(self) -> Addresses:
@@ -206,7 +206,7 @@ class Stack:
                 addresses = self._place(missing, addresses)
                 self._provision(addresses)
             try:
-                together([lambda name=name: self._start(name, addresses, PROCESS_READY_S) for name in self._processes])  # type: ignore[misc]
+                together([lambda name=name: self._start(name, addresses) for name in self._processes])  # type: ignore[misc]
             except BaseException:
                 for name in missing:
                     with contextlib.suppress(LocalError):
@@ -260,11 +260,11 @@ class Stack:
 
     # Starting and waiting
 
-    def _start(self, name: str, addresses: Addresses, bound_s: float) -> None:
+    def _start(self, name: str, addresses: Addresses) -> None:
         if not self.supervisor.state(name).running:
             self._say(name, "starting")
             self.supervisor.start(name)
-        self._await(name, self._question(name, addresses), bound_s)
+        self._await(name, addresses)
         self._say(name, "ready")
 
     def _question(self, name: str, addresses: Addresses) -> Callable[[], bool]:
@@ -274,7 +274,8 @@ class Stack:
             return answers
         return lambda: answers() and listens(self.pid(name), addresses.port(name))
 
-    def _await(self, name: str, ready: Callable[[], bool], bound_s: float) -> None:
+    def _await(self, name: str, addresses: Addresses) -> None:
+        ready, bound_s = self._question(name, addresses), MACHINE_READY_S if name in MACHINES else PROCESS_READY_S
         deadline = time.monotonic() + bound_s
         pids = set()
         while not ready():
@@ -368,15 +369,14 @@ class Stack:
             keeper.wait(self._stop_s() + DOWN_MARGIN_S)
         return stopped
 
-    def _swept(self, stopped_keeper: psutil.Process | None, stopped: list[str]) -> bool:
-        """End what a keeper that was stopped has left, and itself, unless there is another one; False where an `up` is at work."""
+    def _swept(self, stopped_keeper: psutil.Process | None) -> list[str] | None:
+        """End what a keeper that was stopped has left, and itself, unless there is another one; what was killed. None where an `up` is at work."""
         if not self.home.run.exists():  # removed while it ran, perhaps
-            stopped += census.kill_leftovers(self.home)
-            return True
+            return census.kill_leftovers(self.home)
         with locked(self.home.up_lock, wait=False) as mine:
-            if mine and self.keeper() in {None, stopped_keeper}:
-                stopped += self._sweep()
-            return mine
+            if not mine:
+                return None
+            return self._sweep() if self.keeper() in {None, stopped_keeper} else []
 
     def _sweep(self) -> list[str]:
         """Without a keeper: end what is left, so that nothing speaks of a stack that does not run; returns what was killed."""

@@ -22,8 +22,9 @@ COIN = "XMR"
 """No other test here trades it."""
 PRICE = Decimal("300.00")
 DUE_S = 30.0
-LATE_S = 15.0
-"""Two seconds at most on a machine that has nothing else to do; this one may stand still meanwhile."""
+LATE_S = 2.0
+ORDERS = 3
+"""The machine may stand still while one of them ends, or two."""
 Move = Callable[[str], Any]
 
 
@@ -125,13 +126,16 @@ async def test_an_order_placed_after_a_dip_is_not_filled_by_it(system: System, m
 
 
 async def test_an_order_ends_in_time(system: System) -> None:
-    """Not before `expires_at` and soon after it; what it held is free again."""
+    """Within two seconds of `expires_at`; what it held is free again."""
     user = await system.user("1000.00")
-    end = datetime.now(UTC) + timedelta(seconds=4)
-    order_id = await place(user, "limit_buy", "200.00", time_in_force="gtd", expires_at=rfc3339(end))
-    order = await ended(user, order_id)
-    assert (order["status"], order["held_amount"]) == ("expired", "0.00")
-    assert timedelta(0) <= parse_rfc3339(order["updated_at"]) - parse_rfc3339(order["expires_at"]) <= timedelta(seconds=LATE_S)
+    late: list[timedelta] = []
+    while not late or (late[-1] > timedelta(seconds=LATE_S) and len(late) < ORDERS):
+        end = datetime.now(UTC) + timedelta(seconds=4)
+        order_id = await place(user, "limit_buy", "200.00", time_in_force="gtd", expires_at=rfc3339(end))
+        order = await ended(user, order_id)
+        assert (order["status"], order["held_amount"]) == ("expired", "0.00")
+        late.append(parse_rfc3339(order["updated_at"]) - parse_rfc3339(order["expires_at"]))
+    assert timedelta(0) <= late[-1] <= timedelta(seconds=LATE_S), late
     assert (await user.read("/balance"))["held_balance"] == "0.00"
 
 
